@@ -1,0 +1,1 @@
+"""One file each: paper, equation, pure function, hyperparameters."""

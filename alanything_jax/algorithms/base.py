@@ -1,0 +1,69 @@
+"""What an algorithm is: a frozen dataclass of hyperparameters beside pure functions.
+
+Nothing inherits from the Protocol below; any module of this package that holds such a
+dataclass is found and examined by tests/algorithms/test_contract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+
+from alanything_jax.ops.masked import Mean, Term
+from alanything_jax.schema import Batch
+
+Reads = Literal["logps", "scores"]
+
+
+@flax.struct.dataclass
+class Outputs:
+    """What a role computed for every token; each [B, T] float32, or None if not asked.
+
+    Attributes:
+      logps: log p(token), 0 where not scored.
+      scores: the scalar head.
+    """
+
+    logps: jax.Array | None = None
+    scores: jax.Array | None = None
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """The contract every algorithm file keeps.
+
+    Attributes:
+      roles: role name -> what the loss reads of it. `reference` is never trained.
+      trains: the roles with gradients.
+      couples: whether the loss of one response needs its group's others, so that a
+        group must stay inside one microbatch.
+      min_responses: responses a group needs to say anything.
+      numbers: names of the per-group numbers of the data that the loss reads.
+    """
+
+    roles: Mapping[str, Reads]
+    trains: tuple[str, ...]
+    couples: bool
+    min_responses: int
+
+    @property
+    def numbers(self) -> tuple[str, ...]: ...
+
+    def annotate(
+        self, batches: Batch, outputs: Mapping[str, Outputs]
+    ) -> Mapping[str, jax.Array]:
+        """Numbers without gradient over all groups of the step.
+
+        Every array of `batches` and `outputs` has a leading dim M (microbatches);
+        so has what comes back, which is added to `batch.numbers`.
+        """
+        ...
+
+    def loss(
+        self, batch: Batch, outputs: Mapping[str, Outputs]
+    ) -> tuple[dict[str, Term], dict[str, Mean]]:
+        """Named terms to minimise and metrics to report, of one microbatch."""
+        ...

@@ -1,0 +1,69 @@
+"""`alanything VERB ...`: find the verb, run it, turn errors into one readable message.
+
+Exit codes: 0 done, 1 error, 2 usage, 42 preempted: start me again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import rich.console
+
+# verb -> (module with `main(argv) -> exit code`, one line for --help)
+VERBS = {
+    "demo": ("demo", "align a real 135M chat model, compare, export; end to end"),
+    "train": ("train", "any algorithm from a recipe: alanything train CONFIG"),
+    "generate": ("generate", "rows in, rows out"),
+    "evaluate": ("evaluate", "reward and preference accuracy of a run"),
+    "data": ("data", "convert, inspect, check data"),
+    "export": ("export", "a run as a Hugging Face directory"),
+    "verify": ("verify", "reload an exported directory and compare"),
+    "chat": ("chat", "talk to a model"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from alanything_jax import __version__
+
+        print(__version__)
+        return 0
+    if argv[0] not in VERBS:
+        near = difflib.get_close_matches(argv[0], VERBS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"alanything has no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"alanything_jax.cli.{VERBS[argv[0]][0]}")
+    try:
+        return module.main(argv[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+        if os.environ.get("ALANYTHING_TRACEBACK"):
+            raise
+        console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error) or type(error).__name__, markup=False)
+        console.print("(ALANYTHING_TRACEBACK=1 shows where)", style="dim")
+        return 1
+
+
+def _usage():
+    lines = [f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items()]
+    return "\n".join(
+        ["usage: alanything VERB ...", "", *lines, "", "alanything VERB --help tells more."]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

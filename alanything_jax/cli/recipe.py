@@ -1,0 +1,114 @@
+"""Reading a recipe from a command line: file, `--tiny`, and dotted overrides by tyro."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from alanything_jax import experiment as recipes
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A parsed command line: the recipe, and where its run lives (None = default)."""
+
+    experiment: recipes.Experiment
+    run_dir: str | None
+
+
+def parse(verb: str, argv: Sequence[str]) -> Call:
+    """`CONFIG [--tiny] [--run-dir DIR] [--dotted.field VALUE]...`
+
+    Exits with code 2 on bad usage; an unknown field is answered with the nearest one.
+    """
+    argv = list(argv)
+    if not argv or argv[0].startswith("-"):
+        print(
+            f"usage: alanything {verb} CONFIG [--tiny] [--run-dir DIR] "
+            "[--dotted.field VALUE]...\n\nCONFIG is a Python file that defines "
+            "`config() -> Experiment`, such as configs/dpo_smollm2.py; "
+            f"`alanything {verb} CONFIG --help` lists its fields.",
+            file=sys.stdout if argv[:1] in (["-h"], ["--help"]) else sys.stderr,
+        )
+        sys.exit(0 if argv[:1] in (["-h"], ["--help"]) else 2)
+    experiment = recipes.load(argv.pop(0))
+    if "--tiny" in argv:
+        argv.remove("--tiny")
+        experiment = recipes.tiny(experiment)
+    run_dir = _take(argv, "--run-dir")
+    return Call(override(experiment, argv, f"alanything {verb} CONFIG"), run_dir)
+
+
+def _take(argv: list[str], flag: str) -> str | None:
+    """Remove `flag VALUE` or `flag=VALUE` from argv and return the value."""
+    for n, item in enumerate(argv):
+        if item == flag and n + 1 < len(argv):
+            del argv[n]
+            return argv.pop(n)
+        if item.startswith(flag + "="):
+            return argv.pop(n).removeprefix(flag + "=")
+    return None
+
+
+def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
+    """The recipe with dotted fields replaced.
+
+    tyro reads a field's type from its annotation; the algorithm's is a Protocol and an
+    adapter may be None, so both are narrowed to what the recipe holds.
+    """
+    fields = fields_of(experiment)
+    for item in argv:
+        name = item.split("=")[0].removeprefix("--").replace("-", "_")
+        if item.startswith("--") and name not in (*fields, "help"):
+            bare = name.removeprefix("no_")
+            parent, _, leaf = name.rpartition(".")
+            if bare in fields or f"{parent}.{leaf.removeprefix('no_')}".strip(".") in fields:
+                continue
+            near = difflib.get_close_matches(name, fields, 1, cutoff=0.5)
+            hint = f" The nearest is --{near[0]}." if near else ""
+            print(
+                f"error: the recipe has no field --{name}.{hint} "
+                f"`{prog} --help` lists them all.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+    kind = type(experiment)
+    narrowed = dataclasses.make_dataclass(
+        kind.__name__,
+        [(f.name, _type(f, getattr(experiment, f.name))) for f in dataclasses.fields(kind)],
+        frozen=True,
+    )
+    narrowed.__doc__ = kind.__doc__
+    values = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(kind)}
+    got = tyro.cli(
+        narrowed,
+        prog=prog,
+        default=narrowed(**values),
+        args=list(argv),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return kind(**{name: getattr(got, name) for name in values})
+
+
+def _type(field, value):
+    if dataclasses.is_dataclass(value):
+        return type(value)
+    return {"str": str, "int": int, "float": float}.get(
+        field.type, type(value) if value is not None else type(None)
+    )
+
+
+def fields_of(value: Any, prefix: str = "") -> list[str]:
+    """Every dotted name of a tree of dataclasses."""
+    names = []
+    for field in dataclasses.fields(value):
+        inner, name = getattr(value, field.name), f"{prefix}{field.name}"
+        names.append(name)
+        if dataclasses.is_dataclass(inner):
+            names += fields_of(inner, name + ".")
+    return names

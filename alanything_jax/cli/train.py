@@ -1,0 +1,19 @@
+"""`alanything train CONFIG`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alanything_jax import train
+from alanything_jax.cli import recipe
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train a recipe, or resume its run directory."""
+    call = recipe.parse("train", argv)
+    run = train(call.experiment, call.run_dir)
+    print(
+        f"wrote {run.path}/ (metrics.jsonl, checkpoints/, tensorboard/)\n"
+        f"next: alanything export {run.path} {run.export}"
+    )
+    return 0

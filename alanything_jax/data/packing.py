@@ -1,0 +1,238 @@
+"""Groups to rows: lay each out as `prompt, response 1, ..., response K`, fill rows.
+
+    row of T=12:   p p p a a b b b | q q c .      groups 1 and 2, then padding
+    branch         0 0 0 1 1 2 2 2   0 0 1 0
+    index          0 1 2 3 4 3 4 5   0 1 2 0
+    source        -1-1-1 2 3 2 5 6  -1-1 9-1      who predicts this token
+
+Which groups a step has never changes to fill rows better; only their places do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.schema import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The one shape that every microbatch of a run has.
+
+    Attributes:
+      rows: B. row_tokens: T. groups: G, most groups in a microbatch.
+      responses: K, most responses of a group.
+      numbers: names of the per-group arrays that the algorithm reads; missing ones are
+        an error. A `[K]` array fills `[G, K]`, a scalar `[G]`.
+    """
+
+    rows: int
+    row_tokens: int
+    groups: int
+    responses: int
+    numbers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A prompt with some of its branches, in one row."""
+
+    group: int
+    branches: tuple[int, ...]
+    length: int
+
+
+def group_length(group: EncodedGroup) -> int:
+    """Tokens of a group laid out in one row, its prompt once."""
+    return len(group.prompt) + sum(len(branch.tokens) for branch in group.branches)
+
+
+def _pieces(number: int, group: EncodedGroup, row_tokens: int) -> list[Piece]:
+    """One piece if the group fits a row, else branches spread over several rows."""
+    pieces, current, used = [], [], len(group.prompt)
+    for branch, item in enumerate(group.branches):
+        alone = len(group.prompt) + len(item.tokens)
+        if alone > row_tokens:
+            raise ValueError(
+                f"record {group.id}: prompt and response {branch} hold {alone} tokens, "
+                f"more than a row of {row_tokens}. Lower the data's token limits or "
+                "raise row_tokens."
+            )
+        if used + len(item.tokens) > row_tokens:
+            pieces.append(Piece(number, tuple(current), used))
+            current, used = [], len(group.prompt)
+        current.append(branch)
+        used += len(item.tokens)
+    return [*pieces, Piece(number, tuple(current), used)]
+
+
+def plan(
+    groups: Sequence[EncodedGroup], layout: Layout, couples: bool
+) -> list[list[list[Piece]]]:
+    """Microbatches of rows of pieces: best fit, longest first.
+
+    With `couples`, all pieces of a group land in one microbatch.
+
+    Raises:
+      ValueError: a branch, or a coupled group's rows, exceed what the layout holds.
+    """
+    cut = [_pieces(n, group, layout.row_tokens) for n, group in enumerate(groups)]
+    rows: list[list[Piece]] = []
+    bundles: list[list[int]] = []
+    for pieces in (p for p in cut if len(p) > 1):
+        bundle = list(range(len(rows), len(rows) + len(pieces)))
+        if couples and len(bundle) > layout.rows:
+            raise ValueError(
+                f"record {groups[pieces[0].group].id} needs {len(bundle)} rows of "
+                f"{layout.row_tokens} tokens in one microbatch of {layout.rows}: raise "
+                "rows_per_microbatch or row_tokens, or lower the token limits."
+            )
+        rows += [[piece] for piece in pieces]
+        bundles += [bundle] if couples else [[row] for row in bundle]
+    free = [layout.row_tokens - row[0].length for row in rows]
+    single = sorted((p[0] for p in cut if len(p) == 1), key=lambda p: (-p.length, p.group))
+    for piece in single:
+        fits = [(space, n) for n, space in enumerate(free) if space >= piece.length]
+        if fits:
+            _, row = min(fits)
+        else:
+            row = len(rows)
+            rows.append([])
+            free.append(layout.row_tokens)
+            bundles.append([row])
+        rows[row].append(piece)
+        free[row] -= piece.length
+    return _microbatches(rows, bundles, layout)
+
+
+def _microbatches(rows, bundles, layout):
+    """Rows that must stay together, in order, cut where a microbatch is full."""
+    batches: list[list[list[Piece]]] = [[]]
+    for bundle in sorted(bundles, key=len, reverse=True):
+        taken = [rows[n] for n in bundle]
+        if len(batches[-1]) + len(taken) > layout.rows:
+            batches.append([])
+        batches[-1] += taken
+    return batches
+
+
+def lay_out(
+    groups: Sequence[EncodedGroup],
+    rows: list[list[Piece]],
+    layout: Layout,
+    token_numbers: dict[str, Sequence[Sequence[np.ndarray]]] | None = None,
+) -> Batch:
+    """One microbatch as numpy arrays.
+
+    Args:
+      groups: the step's groups.
+      rows: what `plan` put in this microbatch.
+      layout: the shape.
+      token_numbers: per name, group and branch an array as long as the branch; they
+        become [B, T] arrays in `numbers`.
+
+    Raises:
+      ValueError: a group lacks one of the layout's numbers.
+    """
+    shape = (layout.rows, layout.row_tokens)
+    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "group", "branch", "index")}
+    source, response = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+    floats = {name: np.zeros(shape, np.float32) for name in token_numbers or {}}
+    local = slots(rows)
+    table = np.full((layout.groups, layout.responses), -1, np.int32)
+    for r, row in enumerate(rows):
+        at = 0
+        for number, piece in enumerate(row, start=1):
+            group, slot = groups[piece.group], local[piece.group]
+            head = len(group.prompt)
+            parts = [(0, 0, group.prompt, None)]
+            parts += [(b + 1, head, group.branches[b].tokens, b) for b in piece.branches]
+            prompt_end = at + head - 1
+            for branch, start, tokens, b in parts:
+                span = slice(at, at + len(tokens))
+                ints["tokens"][r, span] = tokens
+                ints["group"][r, span] = number
+                ints["branch"][r, span] = branch
+                ints["index"][r, span] = np.arange(start, start + len(tokens))
+                if b is not None:
+                    flat = slot * layout.responses + b
+                    scored = group.branches[b].scored
+                    before = np.arange(at - 1, at - 1 + len(tokens))
+                    before[:1] = prompt_end
+                    if head == 0 and len(scored):
+                        scored = scored & (np.arange(len(scored)) > 0)
+                    source[r, span] = np.where(scored, before, -1)
+                    response[r, span] = np.where(scored, flat, -1)
+                    table[slot, b] = flat
+                    for name, values in (token_numbers or {}).items():
+                        floats[name][r, span] = values[piece.group][b]
+                at += len(tokens)
+    return Batch(
+        **ints,
+        position=np.repeat(ints["index"][:, None], 3, axis=1),
+        stream=np.zeros(shape, np.int32),
+        span=np.zeros(shape, np.int32),
+        source=source,
+        response=response,
+        table=table,
+        numbers=floats | _numbers(groups, local, layout),
+    )
+
+
+def slots(rows: list[list[Piece]]) -> dict[int, int]:
+    """Which row of the table each group of a microbatch has."""
+    order = dict.fromkeys(piece.group for row in rows for piece in row)
+    return {group: slot for slot, group in enumerate(order)}
+
+
+def _numbers(groups, local, layout):
+    """Per-group arrays by name; a scalar of the record fills [G], a vector [G, K]."""
+    out = {}
+    for name in layout.numbers:
+        missing = [groups[n].id for n in local if name not in groups[n].numbers]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} records have no {name!r} (first: {missing[:3]}), which "
+                "this algorithm reads. Add it to the data or turn the option off."
+            )
+        values = {g: np.asarray(groups[n].numbers[name]) for n, g in local.items()}
+        vector = any(value.ndim for value in values.values())
+        shape = (layout.groups, layout.responses) if vector else (layout.groups,)
+        out[name] = np.zeros(shape, np.float32)
+        for g, value in values.items():
+            out[name][(g, slice(0, value.size)) if vector else g] = value
+    return out
+
+
+def fill(rows: list[list[Piece]], row_tokens: int) -> float:
+    """The share of row tokens that are not padding."""
+    used = sum(piece.length for row in rows for piece in row)
+    return used / max(1, len(rows) * row_tokens)
+
+
+def take(
+    groups: Sequence[EncodedGroup], rows: list[list[Piece]], values: np.ndarray
+) -> dict[tuple[int, int], np.ndarray]:
+    """The inverse of `lay_out` for per-token numbers.
+
+    Args:
+      groups, rows: as given to `lay_out`.
+      values: [B, T].
+
+    Returns:
+      (group, branch) -> an array as long as that branch.
+    """
+    out = {}
+    for r, row in enumerate(rows):
+        at = 0
+        for piece in row:
+            at += len(groups[piece.group].prompt)
+            for branch in piece.branches:
+                size = len(groups[piece.group].branches[branch].tokens)
+                out[piece.group, branch] = values[r, at : at + size]
+                at += size
+    return out

@@ -1,0 +1,116 @@
+"""From encoded groups to microbatches on their way to the device.
+
+The order is a pure function of (seed, global step): an epoch is one seeded permutation,
+a step is the next `groups_per_step` of the endless sequence of epochs. Resuming at any
+step, on any number of hosts, is arithmetic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from alanything_jax.data import packing
+from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.schema import Batch
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def members(seed: int, step: int, groups_per_step: int, size: int) -> list[int]:
+    """Which of `size` groups step number `step` (from 0) trains on."""
+    places = range(step * groups_per_step, (step + 1) * groups_per_step)
+    return [int(_permutation(seed, p // size, size)[p % size]) for p in places]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepData:
+    """One optimizer step: its microbatches and what to say if it goes wrong.
+
+    Attributes:
+      places: per microbatch, which of the step's groups has which row of the table.
+      ids: the records. tokens: all but padding. fill: their share of the rows.
+    """
+
+    step: int
+    microbatches: tuple[Batch, ...]
+    places: tuple[dict[int, int], ...]
+    ids: tuple[str, ...]
+    tokens: int
+    fill: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSource:
+    """Random access to steps, for Grain: `source[step] -> StepData`.
+
+    Attributes:
+      groups: the whole data set, encoded.
+      layout: the fixed shape.
+      groups_per_step, seed, couples: as in `members` and `packing.plan`.
+      token_numbers: per name and group, arrays per branch (cached log-probs).
+      shuffle: False keeps the data's order (evaluation); then the last step may be short.
+    """
+
+    groups: Sequence[EncodedGroup]
+    layout: packing.Layout
+    groups_per_step: int
+    seed: int = 0
+    couples: bool = True
+    token_numbers: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None
+    shuffle: bool = True
+
+    def __post_init__(self):
+        if not self.groups:
+            raise ValueError(
+                "no record is left to train on: every one was dropped or quarantined. "
+                "See quarantine.jsonl in the run directory for the reasons."
+            )
+
+    def __getitem__(self, step: int) -> StepData:
+        size = len(self.groups)
+        if self.shuffle:
+            chosen = members(self.seed, step, self.groups_per_step, size)
+        else:
+            first = step * self.groups_per_step
+            chosen = list(range(first, min(first + self.groups_per_step, size)))
+        groups = [self.groups[n] for n in chosen]
+        planned = packing.plan(groups, self.layout, self.couples)
+        numbers = {
+            name: [values[n] for n in chosen]
+            for name, values in (self.token_numbers or {}).items()
+        }
+        return StepData(
+            step=step,
+            microbatches=tuple(
+                packing.lay_out(groups, rows, self.layout, numbers) for rows in planned
+            ),
+            places=tuple(packing.slots(rows) for rows in planned),
+            ids=tuple(group.id for group in groups),
+            tokens=sum(packing.group_length(group) for group in groups),
+            fill=packing.fill(
+                [row for rows in planned for row in rows], self.layout.row_tokens
+            ),
+        )
+
+    def num_steps(self) -> int:
+        """Steps that show every group once (the last may be short)."""
+        return -(-len(self.groups) // self.groups_per_step)
+
+
+def iterate(
+    source: StepSource, start: int, stop: int, num_threads: int = 2
+) -> Iterator[StepData]:
+    """Steps `start` .. `stop - 1` in order, packed ahead of need by Grain's threads."""
+    if start >= stop:
+        return iter(())
+    steps = grain.MapDataset.range(start, stop).map(source.__getitem__)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
+    return iter(steps.to_iter_dataset(options))

@@ -1,0 +1,143 @@
+"""A recipe: one frozen tree of dataclasses, loaded from a Python file, dumped as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from alanything_jax.algorithms.base import Algorithm
+from alanything_jax.data.groups import Data
+from alanything_jax.hub.source import ModelSource
+from alanything_jax.models.lora import Lora
+from alanything_jax.training.optimizer import Optimizer
+from alanything_jax.training.step import Compute
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long, how often.
+
+    Attributes:
+      steps: optimizer steps; None = `epochs` over the data.
+      groups_per_step: G of a step; its membership never changes to fill rows.
+      checkpoint_every, keep: steps between checkpoints, how many stay.
+      evaluate_every: steps between held-out evaluations; 0 = first and last only.
+      profile_steps: "10:13" writes an XProf trace of those steps.
+    """
+
+    steps: int | None = None
+    epochs: float = 1.0
+    groups_per_step: int = 8
+    checkpoint_every: int = 50
+    keep: int = 2
+    evaluate_every: int = 0
+    profile_steps: str = ""
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A whole recipe.
+
+    Attributes:
+      name: names the run directory, `runs/<name>`.
+      algorithm: a dataclass of `alanything_jax.algorithms`.
+      adapter: train this LoRA instead of the weights; None trains the weights.
+      reference: where reference log-probs come from: computed once and "cached", a
+        "live" second copy of the weights, or the policy with its "adapter_off".
+    """
+
+    name: str
+    model: ModelSource
+    data: Data
+    algorithm: Algorithm
+    adapter: Lora | None = None
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    compute: Compute = Compute()
+    reference: Literal["cached", "live", "adapter_off"] = "cached"
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.reference == "adapter_off" and self.adapter is None:
+            raise ValueError(
+                'reference="adapter_off" needs an adapter to switch off: set '
+                "adapter=Lora(...), or choose \"cached\" or \"live\"."
+            )
+
+
+def load(path: str | Path) -> Experiment:
+    """The experiment that a recipe file's `config()` returns.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or it defines no `config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise FileNotFoundError(
+            f"no recipe at {path}. Give a Python file; configs/ holds {near}."
+        )
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if "config" not in vars(module):
+        raise ValueError(f"{path} defines no `config() -> Experiment`: add one.")
+    return module.config()
+
+
+def tiny(experiment: Experiment) -> Experiment:
+    """The same recipe made small: random model, byte tokenizer, generated rows."""
+    change = dataclasses.replace
+    heldout = 12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
+    data = Data(
+        path="generated", heldout_groups=heldout, max_group_tokens=128, max_bad_share=0.0
+    )
+    train = change(
+        experiment.train, steps=60, groups_per_step=8, checkpoint_every=5, evaluate_every=0
+    )
+    adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
+    return change(
+        experiment,
+        model=change(
+            experiment.model, path=f"tiny:{experiment.model.family}", sha256=""
+        ),
+        data=data,
+        train=train,
+        adapter=adapter,
+        compute=change(
+            experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
+        ),
+        optimizer=change(experiment.optimizer, learning_rate=2e-3),
+    )
+
+
+def to_json(experiment: Any) -> Any:
+    """A JSON-able picture of a recipe, for the run directory; functions by name."""
+    if dataclasses.is_dataclass(experiment):
+        fields = {
+            f.name: to_json(getattr(experiment, f.name))
+            for f in dataclasses.fields(experiment)
+        }
+        return {"type": type(experiment).__name__, **fields}
+    if callable(experiment):
+        return f"{experiment.__module__}.{experiment.__qualname__}"
+    if isinstance(experiment, tuple | list):
+        return [to_json(item) for item in experiment]
+    return json.loads(json.dumps(experiment))
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Dotted fields in which two JSON pictures differ, as `path: theirs -> ours`."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(set(ours) | set(theirs))
+        return [
+            line
+            for key in keys
+            for line in differences(ours.get(key), theirs.get(key), f"{path}.{key}")
+        ]
+    return [] if ours == theirs else [f"{path[1:]}: {theirs!r} -> {ours!r}"]

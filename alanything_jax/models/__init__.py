@@ -1,0 +1,1 @@
+"""Pure functions on pytrees of parameters."""

@@ -1,0 +1,88 @@
+"""Attention under the group rule, and the one place that picks a kernel.
+
+The rule (schema.Batch): q sees k iff both are of one group, branch[k] is 0 or
+branch[q], and index[k] <= index[q] or both are of one two-way span; in a sliding layer
+index[q] - index[k] < window. Rows may hold tokens in any order.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from alanything_jax.models import blockwise
+from alanything_jax.schema import Batch
+
+BACKENDS = ("dense", "blockwise")
+
+
+@flax.struct.dataclass
+class Rows:
+    """What the rule reads of each token; every field [B, T] int32."""
+
+    group: jax.Array
+    branch: jax.Array
+    index: jax.Array
+    span: jax.Array
+
+
+def rows_of(batch: Batch) -> Rows:
+    """The four vectors of a batch that decide who sees whom."""
+    return Rows(batch.group, batch.branch, batch.index, batch.span)
+
+
+def visible(q: Rows, k: Rows, window: jax.Array | int | None = None) -> jax.Array:
+    """[B, Tq, Tk] bool: the rule. Padding (group 0) sees nothing."""
+
+    def pair(name):
+        return getattr(q, name)[..., :, None], getattr(k, name)[..., None, :]
+
+    (qg, kg), (qb, kb), (qi, ki), (qs, ks) = map(
+        pair, ("group", "branch", "index", "span")
+    )
+    same = (qg == kg) & (qg > 0) & ((kb == 0) | (kb == qb))
+    seen = (ki <= qi) | ((qs == ks) & (qs > 0))
+    if window is not None:
+        seen &= qi - ki < window
+    return same & seen
+
+
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """The reference: all scores, softmax in float32, rows that see nothing give zero.
+
+    q [B, Tq, N, H], k and v [B, Tk, K, H], mask [B, Tq, Tk]. Returns [B, Tq, N, H].
+    """
+    heads = k.shape[2]
+    q = rearrange(q, "b t (k g) h -> b k g t h", k=heads)
+    scores = jnp.einsum("bkgth,bskh->bkgts", q, k).astype(jnp.float32)
+    scores = scores * (q.shape[-1] ** -0.5)
+    mask = mask[:, None, None]
+    scores = jnp.where(mask, scores, -jnp.inf)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - jnp.where(jnp.isfinite(peak), peak, 0.0))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = (weights / jnp.where(total > 0, total, 1.0)).astype(v.dtype)
+    out = jnp.einsum("bkgts,bskh->bkgth", weights, v)
+    return rearrange(out, "b k g t h -> b t (k g) h")
+
+
+def plan(rows: Rows, window: int | None, backend: str, block: int):
+    """What a backend needs to know of a batch's mask, made once for all layers."""
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend {backend!r}: choose one of {BACKENDS}.")
+    mask = visible(rows, rows, window)
+    if backend == "dense":
+        return mask
+    return blockwise.plan(mask, block)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, planned) -> jax.Array:
+    """Attention of a row with itself, by the backend that `plan` prepared.
+
+    q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H].
+    """
+    if isinstance(planned, blockwise.Plan):
+        return blockwise.attend(q, k, v, planned)
+    return dense(q, k, v, planned)

@@ -1,0 +1,83 @@
+"""Heads: what a role reads from hidden states. Never `[B, T, V]` in training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from alanything_jax.models.config import DecoderConfig
+from alanything_jax.schema import Batch
+
+
+def lm_kernel(params: dict, cfg: DecoderConfig) -> jax.Array:
+    """[D, V]: the language-model head, or the embedding table where it is tied."""
+    if cfg.tied:
+        return params["embed"]["text"]["table"].T
+    return params["heads"]["text"]["kernel"]
+
+
+def logits(params: dict, cfg: DecoderConfig, hidden: jax.Array) -> jax.Array:
+    """float32 [..., V]. For tools and sampling; training uses `token_logps`."""
+    kernel = lm_kernel(params, cfg).astype(hidden.dtype)
+    return jnp.tensordot(hidden, kernel, 1, preferred_element_type=jnp.float32)
+
+
+def token_logps(
+    params: dict,
+    cfg: DecoderConfig,
+    hidden: jax.Array,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 256,
+) -> jax.Array:
+    """[B, T] float32 log p(token | what it may see); 0 where a token is not scored.
+
+    Scored tokens are gathered to the front of each row and scored `chunk` at a time;
+    chunks that hold none are skipped, and logits are recomputed in the backward pass.
+    """
+    length = batch.tokens.shape[1]
+    chunk = min(chunk, length)
+    padding = -length % chunk
+    order = jnp.argsort(~batch.scored, axis=1, stable=True)
+
+    def front(x):
+        x = jnp.take_along_axis(x, order, axis=1)
+        x = jnp.pad(x, ((0, 0), (0, padding)))
+        return rearrange(x, "b (n c) -> n b c", c=chunk)
+
+    source, target, scored = map(front, (batch.source, batch.tokens, batch.scored))
+    kernel = lm_kernel(params, cfg)
+
+    @jax.checkpoint
+    def score(states, target):
+        z = jnp.tensordot(
+            states, kernel.astype(states.dtype), 1, preferred_element_type=jnp.float32
+        )
+        z = z / temperature
+        picked = jnp.take_along_axis(z, target[..., None], axis=-1)[..., 0]
+        return picked - jax.nn.logsumexp(z, axis=-1)
+
+    def body(_, block):
+        source, target, scored = block
+        states = jnp.take_along_axis(hidden, source[..., None], axis=1)
+        out = jax.lax.cond(
+            jnp.any(scored),
+            score,
+            lambda states, target: jnp.zeros(target.shape, jnp.float32),
+            states,
+            target,
+        )
+        return None, jnp.where(scored, out, 0.0)
+
+    source = jnp.maximum(source, 0)
+    _, logps = jax.lax.scan(body, None, (source, target, scored))
+    logps = rearrange(logps, "n b c -> b (n c)")[:, :length]
+    return jnp.take_along_axis(logps, jnp.argsort(order, axis=1), axis=1)
+
+
+def scores(params: dict, hidden: jax.Array) -> jax.Array:
+    """[B, T] float32: the scalar head at every token; algorithms pick where to read."""
+    kernel = params["heads"]["score"]["kernel"].astype(hidden.dtype)
+    return jnp.tensordot(hidden, kernel, 1, preferred_element_type=jnp.float32)[..., 0]

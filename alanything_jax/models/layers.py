@@ -1,0 +1,76 @@
+"""Norm, rotation, gated feed-forward: the pieces a decoder layer is made of."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """`x / rms(x) * scale` over the last dim; statistics in float32 whatever x is."""
+    x32 = x.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(variance + eps)).astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rope_frequencies(cfg: DecoderConfig) -> jax.Array:
+    """[H/2] float32 radians per position, after the family's scaling."""
+    exponents = jnp.arange(0, cfg.head_width, 2, dtype=jnp.float32) / cfg.head_width
+    frequencies = 1.0 / (cfg.rope_theta**exponents)
+    scaling = cfg.rope_scaling
+    if scaling is None:
+        return frequencies
+    if isinstance(scaling, LinearRope):
+        return frequencies / scaling.factor
+    return _llama3(frequencies, scaling)
+
+
+def _llama3(frequencies: jax.Array, scaling: Llama3Rope) -> jax.Array:
+    """Long waves divided by `factor`, short ones kept, a linear blend between."""
+    wavelength = 2 * math.pi / frequencies
+    original = scaling.original_max_positions
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    blend = jnp.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
+    return (1 - blend) * frequencies / scaling.factor + blend * frequencies
+
+
+def rope_tables(cfg: DecoderConfig, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, [B, T, H/2] float32, for positions [B, T]."""
+    angles = position.astype(jnp.float32)[..., None] * rope_frequencies(cfg)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary embedding, half-split layout. x [B, T, N, H]; cos, sin [B, T, H/2]."""
+    cos, sin = (table[:, :, None, :].astype(x.dtype) for table in (cos, sin))
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )
+
+
+def dense(
+    x: jax.Array, p: dict, lora: dict | None, num_in: int, scale: float
+) -> jax.Array:
+    """`x @ kernel + bias`, plus `scale * (x @ a) @ b` where an adapter is given.
+
+    The last `num_in` dims of x meet the first `num_in` dims of the kernel.
+    """
+    y = jnp.tensordot(x, p["kernel"].astype(x.dtype), num_in)
+    if "bias" in p:
+        y = y + p["bias"].astype(x.dtype)
+    if lora is not None:
+        low = jnp.tensordot(x, lora["a"].astype(x.dtype), num_in)
+        y = y + scale * jnp.tensordot(low, lora["b"].astype(x.dtype), 1)
+    return y
+
+
+def gated_mlp(x: jax.Array, p: dict, lora: dict, scale: float) -> jax.Array:
+    """SwiGLU: `down(silu(gate(x)) * up(x))`. x [B, T, D]."""
+    gate = dense(x, p["gate"], lora.get("gate"), 1, scale)
+    up = dense(x, p["up"], lora.get("up"), 1, scale)
+    return dense(jax.nn.silu(gate) * up, p["down"], lora.get("down"), 1, scale)

@@ -1,0 +1,1 @@
+"""Arrays to arrays: no models, no files."""

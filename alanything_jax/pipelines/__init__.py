@@ -1,0 +1,1 @@
+"""Stages chained: demo, export, evaluation of a run."""

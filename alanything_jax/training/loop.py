@@ -1,0 +1,161 @@
+"""The loop from data: every offline algorithm, one step after another, resumable.
+
+    data -> frozen roles -> annotate -> M x accumulate -> apply -> metrics -> checkpoint
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alanything_jax.checkpoint import manager as checkpoints
+from alanything_jax.data import pipeline
+from alanything_jax.evaluation import heldout
+from alanything_jax.experiment import Experiment
+from alanything_jax.training import optimizer as optimizers
+from alanything_jax.training import parts as compiled
+from alanything_jax.training import run_dir
+from alanything_jax.training.prepare import prepare
+from alanything_jax.training.writers import open_writers
+
+Say = Callable[[str], None]
+
+
+def num_steps(experiment: Experiment, num_groups: int) -> int:
+    """Optimizer steps of a run: as given, or whole steps of the asked-for epochs."""
+    if experiment.train.steps is not None:
+        return experiment.train.steps
+    per_step = experiment.train.groups_per_step
+    return max(1, math.floor(experiment.train.epochs * num_groups / per_step))
+
+
+def train(
+    experiment: Experiment, directory: str | Path | None = None, say: Say = print
+) -> run_dir.RunDir:
+    """Run a recipe to its end, or go on where its run directory stopped.
+
+    Args:
+      experiment: the recipe.
+      directory: the run directory; default `runs/<name>`.
+      say: gets a line of text for each stage.
+
+    Returns:
+      The run directory, with metrics, checkpoints and quarantine in it.
+
+    Raises:
+      ValueError: the directory belongs to another config, or the data does not fit.
+      FloatingPointError: a loss or gradient is not finite; names step and records.
+    """
+    run = run_dir.open_run(directory or Path("runs") / experiment.name, experiment)
+    prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
+    total = num_steps(experiment, len(prepared.train.groups))
+    transformation = optimizers.make(experiment.optimizer, total, prepared.rates)
+    with jax.set_mesh(prepared.mesh), checkpoints.manager(
+        run.checkpoints, experiment.train.keep
+    ) as saved:
+        state = compiled.initial_state(prepared, transformation)
+        start = checkpoints.latest_step(saved) or 0
+        if start:
+            state = checkpoints.restore(saved, state)
+            say(f"resuming {run.path} after step {start} of {total}")
+        for path in (run.metrics, run.timing):
+            run_dir.cut_after(path, start if start else -1)
+        parts = compiled.compile_parts(prepared, transformation)
+        _loop(experiment, run, prepared, parts, state, saved, range(start, total), say)
+    return run
+
+
+def _loop(experiment, run, prepared, parts, state, saved, steps, say):
+    """Steps `steps`, with evaluation, metrics, profile and checkpoints around them."""
+    options, total = experiment.train, steps.stop
+    schedule = optimizers.learning_rate(experiment.optimizer, total)
+    evaluate = functools.partial(heldout.evaluate, prepared, parts)
+    first, last = _profiled(options.profile_steps)
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
+    )
+    with progress, open_writers(
+        run.path, experiment.name, options.tensorboard, options.wandb
+    ) as write:
+        task = progress.add_task("train", total=total, completed=steps.start, news="")
+        if steps.start == 0 and prepared.heldout:
+            run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
+        waited = time.perf_counter()
+        for data in pipeline.iterate(prepared.train, steps.start, total):
+            number, began = data.step + 1, time.perf_counter()
+            if number == first:
+                jax.profiler.start_trace(str(run.path / "profile"))
+            rate = float(schedule(data.step))
+            state, numbers = compiled.run_step(parts, prepared, state, data)
+            if number == last:
+                jax.profiler.stop_trace()
+            check_finite(numbers, data)
+            took = time.perf_counter() - began
+            numbers |= {
+                "learning_rate": rate,
+                "tokens": data.tokens,
+                "microbatches": len(data.microbatches),
+                "fill": round(data.fill, 4),
+            }
+            due = options.evaluate_every and number % options.evaluate_every == 0
+            if prepared.heldout and (due or number == total):
+                numbers |= evaluate(state.trainable)
+            run_dir.append(run.metrics, {"step": number} | numbers)
+            run_dir.append(run.timing, _timing(number, took, began - waited, data.tokens))
+            write(number, numbers)
+            progress.update(task, completed=number, news=_news(numbers))
+            if number % options.checkpoint_every == 0 or number == total:
+                checkpoints.save(saved, number, state)
+            waited = time.perf_counter()
+        checkpoints.wait(saved, total)
+    say(f"{total} steps done; metrics in {run.metrics}")
+
+
+def _profiled(text):
+    """First and last step to trace, from "10:13"; none from ""."""
+    if not text:
+        return None, None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise ValueError(f"train.profile_steps {text!r}: write FIRST:LAST, such as 10:13.")
+    return int(first), int(last)
+
+
+def check_finite(numbers: Mapping[str, float], data: pipeline.StepData) -> None:
+    """Stop on a loss or gradient that is not finite, naming step and records."""
+    bad = {n: numbers[n] for n in ("loss", "grad_norm") if not np.isfinite(numbers[n])}
+    if bad:
+        raise FloatingPointError(
+            f"step {data.step + 1}: {bad} is not finite. Its records are "
+            f"{list(data.ids)}. Look at them with `alanything data inspect`, lower "
+            "optimizer.learning_rate, or compute in float32; the last checkpoint is "
+            "from before this step."
+        )
+
+
+def _timing(number, took, waited, tokens):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "step": number,
+        "seconds": round(took, 4),
+        "data_wait_seconds": round(waited, 4),
+        "tokens_per_second": round(tokens / took, 1),
+        "peak_memory_mib": peak // 1024,
+    }
+
+
+def _news(numbers):
+    """The two numbers worth watching."""
+    shown = [f"loss {numbers['loss']:.4f}"]
+    if "reward_accuracy" in numbers:
+        shown.append(f"accuracy {numbers['reward_accuracy']:.2f}")
+    return "  ".join(shown)

@@ -1,0 +1,184 @@
+"""From a recipe to everything a loop needs: model, encoded data, placed parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alanything_jax import hub
+from alanything_jax.data import packing, pipeline
+from alanything_jax.data.groups import load_groups
+from alanything_jax.experiment import Experiment
+from alanything_jax.hub import fetch
+from alanything_jax.hub.source import load_model
+from alanything_jax.models import params as trees
+from alanything_jax.models.lora import lora_specs
+from alanything_jax.sharding import mesh as meshes
+from alanything_jax.sharding import pjit, rules
+from alanything_jax.training import optimizer as optimizers
+from alanything_jax.training import reference
+from alanything_jax.training.step import Flat, Program, run_role
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What `train` and `evaluate` start from.
+
+    Attributes:
+      trainable, frozen: flat dicts `{role/path: array}` on the mesh.
+      shardings: of both.
+      rates: learning-rate multipliers of the trainable arrays.
+      train, heldout: sources of steps; `heldout` is None without held-out groups.
+    """
+
+    program: Program
+    bundle: hub.Bundle
+    mesh: jax.sharding.Mesh
+    rules: rules.Rules
+    trainable: Flat
+    frozen: Flat
+    shardings: dict[str, Any]
+    rates: dict[str, np.ndarray]
+    train: pipeline.StepSource
+    heldout: pipeline.StepSource | None
+
+
+def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepared:
+    """Load, encode, split, place; compute or read the reference's log-probs."""
+    algorithm = experiment.algorithm
+    scoring = "scores" in algorithm.roles.values()
+    mesh = meshes.make(experiment.compute.mesh)
+    table = rules.preset(experiment.compute.rules)
+    bundle = load_model(experiment.model, score_head=scoring, seed=experiment.seed)
+    say(f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters")
+    train, heldout = load_groups(
+        experiment.data, bundle.tokenizer, algorithm.min_responses, quarantine, say
+    )
+    program = Program(
+        algorithm,
+        bundle.model.config,
+        experiment.compute,
+        experiment.model.compute_dtype,
+        experiment.adapter,
+        experiment.reference,
+    )
+    trainable, frozen, rates, shardings = _partition(
+        experiment, program, bundle, mesh, table, scoring
+    )
+    size = max(len(group.branches) for group in [*train, *heldout])
+    layout = packing.Layout(
+        rows=experiment.compute.rows_per_microbatch,
+        row_tokens=experiment.compute.row_tokens,
+        groups=experiment.train.groups_per_step,
+        responses=size,
+        numbers=tuple(algorithm.numbers),
+    )
+    numbers = [None, None]
+    if program.frozen_roles and experiment.reference == "cached":
+        with jax.set_mesh(mesh):
+            numbers = _reference_logps(
+                program, frozen | trainable, (train, heldout), layout, mesh, table, say
+            )
+
+    def source(groups, numbers, shuffle):
+        return pipeline.StepSource(
+            groups,
+            layout,
+            experiment.train.groups_per_step,
+            experiment.seed,
+            algorithm.couples,
+            numbers,
+            shuffle,
+        )
+
+    return Prepared(
+        program,
+        bundle,
+        mesh,
+        table,
+        trainable,
+        frozen,
+        shardings,
+        rates,
+        source(train, numbers[0], True),
+        source(heldout, numbers[1], False) if heldout else None,
+    )
+
+
+def _partition(experiment, program, bundle, mesh, table, scoring):
+    """Split parameters by what trains; place each on the mesh."""
+    specs = bundle.model.specs(scoring)
+    role = program.trained
+    values = _prefixed(role, trees.flatten(bundle.params))
+    axes = _prefixed(role, trees.flatten(specs))
+    if program.reference == "live" and program.frozen_roles:
+        other = program.frozen_roles[0]
+        values |= _prefixed(other, trees.flatten(bundle.params))
+        axes |= _prefixed(other, trees.flatten(specs))
+    if experiment.adapter is not None:
+        adapter = lora_specs(specs, experiment.adapter)
+        key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+        values |= _prefixed("lora", trees.flatten(trees.init(adapter, key)))
+        axes |= _prefixed("lora", trees.flatten(adapter))
+    owner = role if experiment.adapter is None else "lora"
+    candidates = [path for path in values if path.startswith(f"{owner}/")]
+    if experiment.adapter is not None and scoring:
+        candidates.append(f"{role}/heads/score/kernel")
+    plain = {path: path.split("/", 1)[1] for path in candidates}
+    rates = optimizers.multipliers(
+        experiment.optimizer, {plain[p]: values[p].shape for p in candidates}
+    )
+    rates = {path: rates[plain[path]] for path in candidates}
+    shardings = {
+        path: rules.named(mesh, spec.shape, spec.axes, table)
+        for path, spec in axes.items()
+    }
+    live = {path for path in candidates if np.any(rates[path] != 0)}
+    placed = {}
+    for path in list(values):
+        # A copy: what trains is donated step by step, while `bundle` keeps the base.
+        value = values.pop(path)
+        placed[path] = jax.device_put(
+            jnp.array(value) if path in live else value, shardings[path]
+        )
+    trainable = {path: placed.pop(path) for path in sorted(live)}
+    return trainable, placed, {path: rates[path] for path in trainable}, shardings
+
+
+def _prefixed(role, flat):
+    return {f"{role}/{path}": value for path, value in flat.items()}
+
+
+def _reference_logps(program, params, splits, layout, mesh, table, say):
+    """Per split `{role_logps: per group and branch}`, read from the cache or computed."""
+    base = {p: v for p, v in params.items() if not p.startswith("lora/")}
+    weights = reference.fingerprint(base)
+    role = program.frozen_roles[0]
+    forward = jax.jit(functools.partial(run_role, program, role))
+    plain = dataclasses.replace(layout, numbers=())
+
+    def logps(batch):
+        return forward(base, pjit.place_batch(batch, mesh, table)).logps
+
+    out = []
+    for groups in splits:
+        key = reference.cache_key(weights, groups, program.compute_dtype)
+        path = fetch.cache_dir() / "reference" / f"{key[:32]}.npz"
+
+        def make(groups=groups):
+            say(f"reference log-probs of {len(groups)} groups -> {path}")
+            return reference.compute(logps, groups, plain)
+
+        out.append(
+            {f"{role}_logps": reference.cached(path, key, groups, make)} if groups else None
+        )
+    return out

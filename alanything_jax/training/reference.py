@@ -1,0 +1,92 @@
+"""Reference log-probs, computed once and kept beside the data.
+
+A cache file is named after a hash of everything its numbers depend on: the weights, the
+token ids as encoded (so the template, tokenizer and truncation too) and the compute
+dtype. A file that holds another key than its name is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from alanything_jax.data import packing
+from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.schema import Batch
+
+# Per group, per branch, an array as long as the branch.
+TokenNumbers = list[list[np.ndarray]]
+
+
+def fingerprint(params: Mapping[str, jax.Array]) -> str:
+    """sha256 over names, shapes, dtypes and values of a flat dict of arrays."""
+    digest = hashlib.sha256()
+    for path in sorted(params):
+        value = np.ascontiguousarray(np.asarray(params[path]))
+        digest.update(f"{path} {value.shape} {value.dtype}".encode())
+        digest.update(value.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def cache_key(weights: str, groups: Sequence[EncodedGroup], compute_dtype: str) -> str:
+    """The hash that names a cache file."""
+    digest = hashlib.sha256(f"{weights} {compute_dtype}".encode())
+    for group in groups:
+        for tokens in (group.prompt, *(branch.tokens for branch in group.branches)):
+            digest.update(len(tokens).to_bytes(4, "little"))
+            digest.update(np.ascontiguousarray(tokens, np.int32).data)
+        for branch in group.branches:
+            digest.update(np.ascontiguousarray(branch.scored, np.uint8).data)
+    return digest.hexdigest()
+
+
+def compute(
+    forward: Callable[[Batch], jax.Array],
+    groups: Sequence[EncodedGroup],
+    layout: packing.Layout,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> TokenNumbers:
+    """Run `forward(batch) -> [B, T]` over all groups, a layout's worth at a time."""
+    out: TokenNumbers = [[np.zeros(0)] * len(group.branches) for group in groups]
+    for first in range(0, len(groups), layout.groups):
+        some = groups[first : first + layout.groups]
+        for rows in packing.plan(some, layout, couples=False):
+            values = np.asarray(forward(packing.lay_out(some, rows, layout)))
+            for (g, b), array in packing.take(some, rows, values).items():
+                out[first + g][b] = array.astype(np.float32)
+        report(first + len(some), len(groups))
+    return out
+
+
+def cached(
+    path: Path, key: str, groups: Sequence[EncodedGroup], make: Callable[[], TokenNumbers]
+) -> TokenNumbers:
+    """Read the cache file at `path`, or make it.
+
+    Raises:
+      ValueError: the file was made from other weights, tokens or dtype.
+    """
+    sizes = [[len(branch.tokens) for branch in group.branches] for group in groups]
+    cuts = np.cumsum([size for row in sizes for size in row])
+    if not path.exists():
+        values = make()
+        flat = np.concatenate([array for row in values for array in row])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp.npz")
+        np.savez(aside, key=np.array(key), logps=flat)
+        os.replace(aside, path)
+    with np.load(path, allow_pickle=False) as file:
+        stored, flat = str(file["key"]), file["logps"]
+    if stored != key or len(flat) != cuts[-1]:
+        raise ValueError(
+            f"stale reference log-probs: {path} was made from other weights, token ids or "
+            f"dtype (it holds key {stored[:12]}, this run needs {key[:12]}). Delete it and "
+            "run again."
+        )
+    pieces = iter(np.split(flat, cuts[:-1]))
+    return [[next(pieces) for _ in row] for row in sizes]

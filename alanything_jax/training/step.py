@@ -1,0 +1,214 @@
+"""The compiled parts of a step: `totals`, `frozen`, `accumulate` (M times), `apply`.
+
+Parameters live in flat dicts `{role/path: array}`. What trains and what does not are two
+such dicts, so that gradients, optimizer state and checkpoints are of the first only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from alanything_jax.algorithms.base import Algorithm, Outputs
+from alanything_jax.models import decoder, heads
+from alanything_jax.models.config import DecoderConfig
+from alanything_jax.models.lora import Lora
+from alanything_jax.models.params import unflatten
+from alanything_jax.ops import masked
+from alanything_jax.schema import Batch
+from alanything_jax.training.optimizer import global_norm
+
+Flat = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+    """All that a checkpoint holds of the model.
+
+    Attributes:
+      step: scalar int32, optimizer steps done.
+      trainable: flat dict of the trained arrays. optimizer: optax's state.
+    """
+
+    step: jax.Array
+    trainable: Flat
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Shapes and placement: changes speed and memory, not what is learnt.
+
+    Attributes:
+      row_tokens: T. rows_per_microbatch: B.
+      remat: activations kept for the backward pass: all ("none"), matmuls, or none.
+      attention: backend; block: its block length. head_chunk: tokens scored at a time.
+      mesh: devices per mesh axis, `axis=size`; empty = one device.
+      rules: sharding preset.
+    """
+
+    row_tokens: int = 1024
+    rows_per_microbatch: int = 1
+    remat: Literal["none", "dots", "full"] = "none"
+    attention: Literal["dense", "blockwise"] = "blockwise"
+    block: int = 128
+    head_chunk: int = 256
+    mesh: tuple[str, ...] = ()
+    rules: str = "fsdp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is static in every compiled part.
+
+    Attributes:
+      trained: the role that has gradients.
+      reference: "cached", "live" or "adapter_off"; see `Experiment`.
+    """
+
+    algorithm: Algorithm
+    config: DecoderConfig
+    compute: Compute
+    compute_dtype: str = "float32"
+    lora: Lora | None = None
+    reference: str = "cached"
+
+    @property
+    def trained(self) -> str:
+        """The one role with gradients."""
+        return self.algorithm.trains[0]
+
+    @property
+    def frozen_roles(self) -> tuple[str, ...]:
+        """Roles whose numbers are computed without gradient."""
+        return tuple(r for r in self.algorithm.roles if r not in self.algorithm.trains)
+
+
+def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs:
+    """What one role reads of a microbatch, with `params` holding every role."""
+    tree = unflatten(params)
+    adapter = tree.get("lora") if role == program.trained else None
+    weights = tree[program.trained]
+    if role != program.trained and program.reference == "live":
+        weights = tree[role]
+    states = decoder.hidden(
+        weights,
+        program.config,
+        batch,
+        lora=adapter,
+        lora_scale=program.lora.scale if program.lora else 1.0,
+        compute_dtype=jnp.dtype(program.compute_dtype),
+        remat=program.compute.remat,
+        backend=program.compute.attention,
+        block=program.compute.block,
+    )
+    if program.algorithm.roles[role] == "scores":
+        return Outputs(scores=heads.scores(weights, states))
+    return Outputs(
+        logps=heads.token_logps(
+            weights, program.config, states, batch, chunk=program.compute.head_chunk
+        )
+    )
+
+
+def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Outputs]:
+    """Outputs of the roles that do not train: from the batch if cached, else computed."""
+    if program.reference == "cached":
+        return {
+            role: Outputs(logps=batch.numbers[f"{role}_logps"])
+            for role in program.frozen_roles
+        }
+    return {role: run_role(program, role, params, batch) for role in program.frozen_roles}
+
+
+def totals(program: Program, batch: Batch) -> dict[str, jax.Array]:
+    """Per term its count, which depends on masks only, before any model has run."""
+    zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
+    outputs = {role: Outputs(zeros, zeros) for role in program.algorithm.roles}
+    stacked = jax.tree.map(lambda x: x[None], (batch, outputs))
+    numbers = program.algorithm.annotate(*stacked)
+    batch = batch.replace(
+        numbers=batch.numbers | {name: x[0] for name, x in numbers.items()}
+    )
+    terms, _ = program.algorithm.loss(batch, outputs)
+    return {name: term.count for name, term in terms.items()}
+
+
+def microbatch_loss(
+    program: Program,
+    trainable: Flat,
+    frozen: Flat,
+    batch: Batch,
+    fixed: dict[str, Outputs],
+    counts: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, masked.Mean]]:
+    """This microbatch's share of the step's loss, and sums to report."""
+    outputs = fixed | {
+        program.trained: run_role(program, program.trained, frozen | trainable, batch)
+    }
+    terms, metrics = program.algorithm.loss(batch, outputs)
+    shares = {
+        name: term.weight * masked.divide(term.total, counts[name])
+        for name, term in terms.items()
+    }
+    sums = {f"loss/{name}": masked.Mean(t.total, t.count) for name, t in terms.items()}
+    loss = sum(shares.values())
+    sums["loss"] = masked.Mean(loss, jnp.zeros(()))
+    return loss, jax.lax.stop_gradient(sums | metrics)
+
+
+def gradients(program, trainable, frozen, batch, fixed, counts):
+    """Gradients and sums of one microbatch."""
+    (_, sums), grads = jax.value_and_grad(microbatch_loss, argnums=1, has_aux=True)(
+        program, trainable, frozen, batch, fixed, counts
+    )
+    return grads, sums
+
+
+def accumulate(program, trainable, frozen, batch, fixed, counts, carry):
+    """Add one microbatch's gradients and sums to the carry (gradients, sums)."""
+    new = gradients(program, trainable, frozen, batch, fixed, counts)
+    return jax.tree.map(jnp.add, carry, new)
+
+
+def apply(
+    transformation: optax.GradientTransformation, state: State, grads: Flat
+) -> tuple[State, jax.Array]:
+    """One optimizer step; also the gradients' norm before clipping."""
+    updates, optimizer = transformation.update(grads, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    return State(state.step + 1, trainable, optimizer), global_norm(grads)
+
+
+def zero_carry(program, trainable, frozen, batch, fixed, counts):
+    """Zeros in the shape of `accumulate`'s carry."""
+    shapes = jax.eval_shape(
+        lambda *arrays: gradients(program, *arrays),
+        trainable, frozen, batch, fixed, counts,
+    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def measure(program, params, batch, fixed, counts):
+    """Without gradient: the microbatch's sums, and per response what the role reads.
+
+    Returns:
+      sums as in `microbatch_loss`; per response [R]: the sum of log-probs (or the
+      score at its end), and its number of scored tokens.
+    """
+    outputs = run_role(program, program.trained, params, batch)
+    terms, metrics = program.algorithm.loss(batch, fixed | {program.trained: outputs})
+    sums = {f"loss/{name}": masked.Mean(t.total, t.count) for name, t in terms.items()}
+    loss = sum(t.weight * masked.divide(t.total, counts[n]) for n, t in terms.items())
+    sums["loss"] = masked.Mean(loss, jnp.zeros(()))
+    if outputs.scores is None:
+        values = masked.response_sum(outputs.logps, batch)
+    else:
+        values = masked.response_last(outputs.scores, batch)
+    tokens = masked.response_sum(jnp.ones(batch.tokens.shape), batch)
+    return sums | metrics, values, tokens
