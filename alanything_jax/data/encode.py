@@ -1,22 +1,184 @@
-"""(dataclasses by the lead, the rest by the data worker)"""
+"""Examples to token ids: a prompt once, and K branches with what is scored in each."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal
 
 import numpy as np
+
+from alanything_jax.data.template import TemplateError, render
+from alanything_jax.schema import Example
+
+
+class BadRecord(ValueError):
+    """A record that cannot be trained on; `field` and the message say why."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+class TooLong(BadRecord):
+    """A sound record over a token limit: dropped by policy, not a fault of the data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
+    """One response: tokens [n] int32, and which of them are scored, [n] bool."""
+
     tokens: np.ndarray
     scored: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedGroup:
+    """One prompt and its responses as token ids.
+
+    Attributes:
+      prompt: [P] int32, shared by all branches.
+      branches: the chosen response first, the others in the source's order.
+      numbers: `margin` () and `label` [K], where the record has them.
+      truncated: whether a limit cut tokens off.
+    """
+
     id: str
     prompt: np.ndarray
     branches: tuple[Branch, ...]
     numbers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     truncated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is cut off, and how.
+
+    Attributes:
+      truncation: "drop" leaves out a record over a limit; "keep_end" cuts the start of
+        a prompt and the middle of a response, whose end of turn stays.
+      chat: use the chat template; otherwise join text and add the end-of-text token.
+    """
+
+    max_prompt_tokens: int = 4096
+    max_response_tokens: int = 4096
+    max_group_tokens: int = 4096
+    truncation: Literal["drop", "keep_end"] = "drop"
+    chat: bool = True
+
+
+def encode(example: Example, tokenizer: Any, limits: Limits) -> EncodedGroup:
+    """Tokenize one example.
+
+    Raises:
+      BadRecord: nothing to score in a response, or the template cannot render it.
+      TooLong: over a limit, with truncation "drop" (or no cut would help).
+    """
+    order = list(range(len(example.responses)))
+    if not order:
+        raise BadRecord("responses", "the record has none. Give at least one response.")
+    if example.feedback.chosen is not None:
+        order.sort(key=lambda n: n != example.feedback.chosen)
+    pieces = _chat if limits.chat else _plain
+    prompt, branches = pieces(example, order, tokenizer)
+    for number, branch in zip(order, branches, strict=True):
+        if not branch.scored.any():
+            raise BadRecord(
+                f"responses[{number}]",
+                "empty after templating: no token is left to score. Remove the record "
+                "or give the response some text.",
+            )
+    prompt, branches, cut = _fit(prompt, branches, limits)
+    return EncodedGroup(example.id, prompt, tuple(branches), _numbers(example, order), cut)
+
+
+def _chat(example, order, tokenizer):
+    """Render each branch whole; the prompt is their longest common prefix that ends at
+    or before the last header (the first, where there is one branch)."""
+    history = len(example.prompt)
+    try:
+        rendered = [
+            render(
+                tokenizer, (*example.prompt, *example.responses[n].messages), history
+            )
+            for n in order
+        ]
+    except TemplateError as error:
+        raise BadRecord("messages", str(error)) from error
+    for n in order:
+        content = [m.text for m in example.responses[n].messages if m.role == "assistant"]
+        if not any(text.strip() for text in content):
+            raise BadRecord(
+                f"responses[{n}]",
+                "empty after templating: the assistant says nothing. Remove the record "
+                "or give the response some text.",
+            )
+    size = min(item.first_header for item in rendered)
+    tokens = np.stack([item.tokens[:size] for item in rendered])
+    same = np.all(tokens == tokens[:1], axis=0)
+    size = size if same.all() else int(np.argmin(same))
+    return rendered[0].tokens[:size], [
+        Branch(item.tokens[size:], item.scored[size:]) for item in rendered
+    ]
+
+
+def _plain(example, order, tokenizer):
+    """Text joined without a template, ended by the end-of-text token."""
+    if tokenizer.eos_token_id is None:
+        raise BadRecord("tokenizer", "has no end-of-text token; set tokenizer.eos_token.")
+    text = "".join(message.text for message in example.prompt)
+    prompt = np.array(tokenizer(text)["input_ids"], np.int32)
+    if not len(prompt):
+        raise BadRecord("prompt", "empty; a plain-text record needs one to start from.")
+    branches = []
+    for n in order:
+        said = "".join(message.text for message in example.responses[n].messages)
+        if not said.strip():
+            raise BadRecord(f"responses[{n}]", "empty. Remove the record or fill it.")
+        ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+        tokens = np.array([*ids, tokenizer.eos_token_id], np.int32)
+        branches.append(Branch(tokens, np.ones(len(tokens), bool)))
+    return prompt, branches
+
+
+def _fit(prompt, branches, limits):
+    """Apply the limits; returns prompt, branches and whether anything was cut."""
+    longest = max(len(branch.tokens) for branch in branches)
+    total = len(prompt) + sum(len(branch.tokens) for branch in branches)
+    over = {
+        "prompt": (len(prompt), limits.max_prompt_tokens),
+        "response": (longest, limits.max_response_tokens),
+        "group": (total, limits.max_group_tokens),
+    }
+    broken = {name: pair for name, pair in over.items() if pair[0] > pair[1]}
+    if not broken:
+        return prompt, branches, False
+    name, (size, limit) = next(iter(broken.items()))
+    if limits.truncation == "drop":
+        raise TooLong(name, f"{size} tokens, limit max_{name}_tokens={limit}")
+    prompt = prompt[-limits.max_prompt_tokens :]
+    room = limits.max_group_tokens - len(prompt)
+    cap = min(limits.max_response_tokens, longest)
+    while cap > 1 and sum(min(len(b.tokens), cap) for b in branches) > room:
+        cap -= 1
+    if sum(min(len(b.tokens), cap) for b in branches) > room:
+        raise TooLong(name, f"{size} tokens; no response fits beside its prompt")
+    return prompt, [_shorten(branch, cap) for branch in branches], True
+
+
+def _shorten(branch, cap):
+    """At most `cap` tokens: the first ones, and the last scored one (end of turn)."""
+    if len(branch.tokens) <= cap:
+        return branch
+    keep = np.append(np.arange(cap - 1), np.flatnonzero(branch.scored)[-1])
+    return Branch(branch.tokens[keep], branch.scored[keep])
+
+
+def _numbers(example, order):
+    """Margin and labels as arrays, in the order of the branches."""
+    feedback, out = example.feedback, {}
+    if feedback.margin is not None:
+        out["margin"] = np.float32(feedback.margin)
+    labels = [feedback.labels[n] for n in order if n < len(feedback.labels)]
+    if labels and all(label is not None for label in labels):
+        out["label"] = np.array(labels, np.float32)
+    return out

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from alanything_jax.data import formats, generated, sources
-from alanything_jax.data.encode import BadRecord, EncodedGroup, Limits, encode
+from alanything_jax.data import formats, generated, sources, store
+from alanything_jax.data.encode import BadRecord, EncodedGroup, Limits, TooLong, encode
 from alanything_jax.data.fetch import resolve
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.schema import Example
@@ -58,3 +57,97 @@ class Data:
             truncation=self.truncation,
             chat=self.chat,
         )
+
+
+def load_groups(
+    data: Data,
+    tokenizer: Any,
+    min_responses: int,
+    quarantine_path: Path,
+    say: Callable[[str], None] = print,
+) -> tuple[list[EncodedGroup], list[EncodedGroup]]:
+    """Training and held-out groups of a source.
+
+    Raises:
+      TooManyBad: more faulty records than `max_bad_share`.
+      ValueError: nothing is left, or fewer groups than are to be held out.
+    """
+    quarantine = Quarantine(quarantine_path, data.max_bad_share)
+    groups = _encoded(data, data.path, tokenizer, min_responses, quarantine)
+    heldout: list[EncodedGroup] = []
+    if data.heldout_path:
+        heldout = _encoded(data, data.heldout_path, tokenizer, min_responses, quarantine)
+    quarantine.close()
+    say(
+        f"data {data.path}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
+        f"({quarantine.summary()})"
+    )
+    cut = sum(group.truncated for group in groups)
+    if cut:
+        say(f"{cut} groups were truncated to the token limits")
+    if len(groups) <= (0 if data.heldout_path else data.heldout_groups):
+        raise ValueError(
+            f"{len(groups)} groups of {data.path} are left, of which "
+            f"{data.heldout_groups} are to be held out: nothing remains to train on. Raise "
+            f"max_group_tokens (now {data.max_group_tokens}), or see {quarantine_path}."
+        )
+    if data.heldout_path or not data.heldout_groups:
+        return groups, heldout
+    return split(groups, data.heldout_groups, data.split_seed)
+
+
+def _encoded(data, path, tokenizer, min_responses, quarantine):
+    """Every sound record of one path, tokenized; the others go to the quarantine."""
+    groups = []
+    for row, example in examples(path, data.format, data.columns, data.sha256):
+        quarantine.seen += 1
+        try:
+            if isinstance(example, Exception):
+                raise example
+            if len(example.responses) < min_responses:
+                raise BadRecord(
+                    "responses",
+                    f"the algorithm compares {min_responses}, the record has "
+                    f"{len(example.responses)}.",
+                )
+            groups.append(encode(example, tokenizer, data.limits))
+        except ValueError as error:
+            quarantine.add(path, row, error, fault=not isinstance(error, TooLong))
+    return groups
+
+
+def examples(
+    path: str, format: str = "auto", columns: tuple[str, ...] = (), sha256: str = ""
+) -> Iterator[tuple[int, Example | Exception]]:
+    """(row number, Example) of any source; a row that cannot be read comes as its error."""
+    if path == "generated":
+        numbered = enumerate(generated.preference_rows(96))
+        name = "generated"
+    else:
+        place = resolve(path, sha256)
+        name = place.stem
+        if place.is_dir():
+            yield from enumerate(store.read(place))
+            return
+        numbered = sources.rows(place)
+    read = None
+    for number, row in numbered:
+        if isinstance(row, Exception):
+            yield number, row
+            continue
+        read = read or formats.reader(format, columns, row)
+        try:
+            yield number, read(row, f"{name}-{number}")
+        except ValueError as error:
+            yield number, error
+
+
+def split(
+    groups: list[EncodedGroup], heldout: int, seed: int
+) -> tuple[list[EncodedGroup], list[EncodedGroup]]:
+    """Take `heldout` groups out, by seed; both parts keep the data's order."""
+    chosen = set(np.random.default_rng(seed).permutation(len(groups))[:heldout].tolist())
+    return (
+        [g for n, g in enumerate(groups) if n not in chosen],
+        [g for n, g in enumerate(groups) if n in chosen],
+    )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
-from alanything_jax.hub import fetch
+from alanything_jax.data import fetch
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import load
 from alanything_jax.models import families, params

@@ -43,7 +43,7 @@ def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
             functools.partial(step.accumulate, program), (placed, None), (5,)
         ),
         measure=jax.jit(functools.partial(step.measure, program)),
-        apply=jax.jit(functools.partial(step.apply, transformation), donate_argnums=(0, 1)),
+        apply=jax.jit(functools.partial(step.apply, transformation), donate_argnums=0),
     )
 
 

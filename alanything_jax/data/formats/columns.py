@@ -1,0 +1,42 @@
+"""Any table with a column map: `prompt=question, chosen=good_answer, ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from alanything_jax.data.formats import common, trl
+from alanything_jax.schema import Example
+
+KNOWN = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "messages",
+    "score_chosen",
+    "score_rejected",
+)
+
+
+def reader(column_map: Sequence[str]) -> Callable[[Mapping[str, Any], str], Example]:
+    """A reader that renames columns to TRL's names and reads the row as TRL's.
+
+    Raises:
+      ValueError: an entry is not `ours=theirs` with a name of ours.
+    """
+    names = {}
+    for item in column_map:
+        ours, _, theirs = item.partition("=")
+        if ours not in KNOWN or not theirs:
+            raise ValueError(
+                f"column map {item!r}: write OURS=THEIRS with OURS one of {KNOWN}."
+            )
+        names[ours] = theirs
+
+    def read(row: Mapping[str, Any], id: str) -> Example:
+        renamed = {ours: common.need(row, theirs) for ours, theirs in names.items()}
+        return trl.read(common.rest(row, names.values()) | renamed, id)
+
+    return read

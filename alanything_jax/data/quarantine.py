@@ -1,0 +1,66 @@
+"""Bad records: set aside with their reason, counted, listed; too many stop the run."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+
+class TooManyBad(ValueError):
+    """More records were set aside than the stated share."""
+
+
+@dataclasses.dataclass
+class Quarantine:
+    """Collects what is left out while a source is read.
+
+    Attributes:
+      path: the list, written by `close`.
+      max_share: share of faulty records (too long ones do not count) that is tolerated.
+    """
+
+    path: Path
+    max_share: float = 0.05
+    entries: list[dict] = dataclasses.field(default_factory=list)
+    seen: int = 0
+
+    def add(self, source: str, row: int, error: Exception, fault: bool = True) -> None:
+        """Set one record aside; `fault=False` for a sound record that is too long."""
+        reason = str(error)
+        self.entries.append(
+            {"source": source, "row": row, "reason": reason, "fault": fault}
+        )
+
+    @property
+    def faults(self) -> list[dict]:
+        """The records that are bad, not merely too long."""
+        return [entry for entry in self.entries if entry["fault"]]
+
+    def close(self) -> None:
+        """Write the list; raise if too much is on it.
+
+        Raises:
+          TooManyBad: with the first reasons.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_name(self.path.name + ".tmp")
+        aside.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
+        os.replace(aside, self.path)
+        bad = self.faults
+        if bad and len(bad) > self.max_share * self.seen:
+            first = "; ".join(f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5])
+            raise TooManyBad(
+                f"{len(bad)} of {self.seen} records are bad, more than the tolerated "
+                f"{self.max_share:.0%}: {first}. All are listed in {self.path}. Mend the "
+                "data, or raise data.max_bad_share."
+            )
+
+    def summary(self) -> str:
+        """One line: how many of each kind."""
+        kinds = collections.Counter(
+            "bad" if entry["fault"] else "over a token limit" for entry in self.entries
+        )
+        return ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none set aside"

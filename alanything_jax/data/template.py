@@ -1,0 +1,146 @@
+"""Chat templates: conversations to token ids, and which of them the assistant wrote.
+
+The template is the tokenizer's own. A whole conversation is rendered once and tokenized
+once; spans of characters then become masks over tokens, so that no token boundary
+depends on how a conversation was cut.
+
+    <|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\nyo<|im_end|>\\n
+    ........................................................^^^^^^^^^^^^
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alanything_jax.schema import Message
+
+
+class TemplateError(ValueError):
+    """The tokenizer's chat template cannot be used as needed; says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A tokenized conversation.
+
+    Attributes:
+      tokens: [n] int32. scored: [n] bool, written by the assistant (content and end of
+        turn, neither header nor the newline after the turn).
+      first_header, last_header: tokens up to the end of the first and the last
+        assistant header.
+    """
+
+    tokens: np.ndarray
+    scored: np.ndarray
+    first_header: int
+    last_header: int
+
+
+def chat_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages as templates want them.
+
+    Raises:
+      TemplateError: a part is not text.
+    """
+    for message in messages:
+        kinds = {part.kind for part in message.parts} - {"text"}
+        if kinds:
+            raise TemplateError(
+                f"a {message.role} message holds {sorted(kinds)}, and this model takes "
+                "text only. Drop those records or use a model with that input."
+            )
+    return [{"role": m.role, "content": m.text} for m in messages]
+
+
+def render_text(tokenizer: Any, chat: list[dict[str, str]], header: bool = False) -> str:
+    """The template's string; with `header`, up to the end of an assistant header."""
+    if not tokenizer.chat_template:
+        raise TemplateError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template. Use an "
+            "instruction-tuned model's tokenizer, set tokenizer.chat_template (a "
+            "chat_template.jinja beside the weights), or data.chat=False to join prompt "
+            "and response as plain text."
+        )
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=header)
+
+
+def render(tokenizer: Any, messages: Sequence[Message], score_from: int = 0) -> Rendered:
+    """Tokenize a conversation and mark what the assistant wrote.
+
+    Args:
+      tokenizer: a fast tokenizer of transformers.
+      messages: the conversation, with at least one assistant message.
+      score_from: assistant messages before this one are not scored.
+
+    Raises:
+      TemplateError: no template, or its rendering cannot be split into turns.
+    """
+    chat = chat_dicts(messages)
+    turns = [
+        n for n, m in enumerate(chat) if m["role"] == "assistant" and n >= score_from
+    ]
+    if not turns:
+        raise TemplateError("the conversation has no assistant message to score.")
+    text = render_text(tokenizer, chat)
+    spans = [_span(tokenizer, chat, turn, text) for turn in turns]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens = np.array(encoded["input_ids"], np.int32)
+    begin, end = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
+    if "{% generation" in tokenizer.chat_template or "{%- generation" in (
+        tokenizer.chat_template
+    ):
+        scored = _tagged(tokenizer, chat, len(tokens))
+        scored &= begin >= spans[0][0]
+    else:
+        scored = np.zeros(len(tokens), bool)
+        for start, stop in spans:
+            scored |= (end > start) & (begin < stop)
+    headers = [int(np.sum(end <= start)) for start, _ in spans]
+    return Rendered(tokens, scored, headers[0], headers[-1])
+
+
+def _tagged(tokenizer, chat, count):
+    """The mask of a template with `{% generation %}` tags."""
+    out = tokenizer.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    mask = np.array(out["assistant_masks"], bool).reshape(-1)
+    if len(mask) != count or not mask.any():
+        raise TemplateError(
+            "the template's {% generation %} tags mark no token of this conversation. "
+            "Put them around the assistant's content and end of turn."
+        )
+    return mask
+
+
+def _span(tokenizer, chat, turn, text):
+    """Characters [start, stop) of an assistant turn: content and end of turn."""
+    head = render_text(tokenizer, chat[:turn], header=True)
+    whole = render_text(tokenizer, chat[: turn + 1])
+    if not whole.startswith(head) or not text.startswith(head):
+        raise TemplateError(
+            f"the chat template rewrites what comes before message {turn}: the rendering "
+            f"up to its header ({head[-40:]!r}) is no prefix of the whole. Mark assistant "
+            "text with {% generation %} tags in the template, or train on conversations "
+            "of one assistant turn."
+        )
+    piece = whole[len(head) :]
+    content = chat[turn]["content"].strip()
+    at = piece.rfind(content) + len(content)
+    tail = piece[at:]
+    # The newline after an end-of-turn token is the template's, not the assistant's.
+    ending = tail.rstrip() if tail.strip() else tail
+    if text.startswith(piece, len(head)):
+        return len(head), len(head) + at + len(ending)
+    # A template may drop the reasoning of earlier turns: find the content that is left.
+    place = text.find(content + ending, len(head))
+    if place < 0:
+        raise TemplateError(
+            f"the chat template renders message {turn} differently once others follow "
+            "it, and its content was not found again. Use {% generation %} tags."
+        )
+    return len(head), place + len(content) + len(ending)

@@ -1,0 +1,152 @@
+"""Checkpoints in: a Hugging Face directory, a hub id, or a GGUF file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from alanything_jax.hub import tensors as files
+from alanything_jax.hub.bundle import Bundle
+from alanything_jax.models import families
+from alanything_jax.models.families import common
+from alanything_jax.models.model import Model
+from alanything_jax.models.params import abstract, flatten, unflatten
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+# Buffers that old exporters wrote; they follow from the config.
+_HARMLESS = ("rotary_emb.inv_freq",)
+
+
+def load(
+    path: str | Path, dtype: str = "float32", mrope_advance: str = "max_plus_one"
+) -> Bundle:
+    """Load a model with its tokenizer and configs.
+
+    Args:
+      path: a directory, a hub id, or a .gguf file.
+      dtype: of the parameters.
+      mrope_advance: "max_plus_one" (as checkpoints were trained) or "grid"
+        (transformers 5.23); matters to families with video only.
+
+    Raises:
+      ValueError: unknown family; truncated file; missing, unexpected or misshaped
+        tensors (all of them listed).
+    """
+    if mrope_advance not in ("max_plus_one", "grid"):
+        raise ValueError(f"mrope_advance={mrope_advance!r}: max_plus_one or grid.")
+    if str(path).endswith(".gguf"):
+        from alanything_jax.hub.gguf import load_gguf
+
+        return load_gguf(Path(path), dtype)
+    directory = _directory(path)
+    config = _json(directory / "config.json")
+    if config is None:
+        raise ValueError(
+            f"{directory} has no config.json: give a Hugging Face model directory, a hub "
+            "id or a .gguf file."
+        )
+    cfg = families.config_from_hf(config)
+    architecture = (config.get("architectures") or [""])[0]
+    scoring = architecture.endswith("ForSequenceClassification")
+    located = files.locate(directory)
+    params, extra = assemble(
+        cfg,
+        {name: entry["shape"] for name, (_, entry) in located.items()},
+        lambda name: files.read(*located[name]),
+        dtype,
+        scoring,
+        str(directory),
+    )
+    return Bundle(
+        model=Model(config["model_type"], cfg),
+        params=params,
+        tokenizer=_tokenizer(directory),
+        hf_config=config,
+        source=str(path),
+        directory=directory,
+        generation_config=_json(directory / "generation_config.json"),
+        extra=extra,
+        dtypes={name: entry["dtype"] for name, (_, entry) in located.items()},
+    )
+
+
+def assemble(
+    cfg: Any, shapes: dict, read: Any, dtype: str, scoring: bool, where: str
+) -> tuple[dict, dict]:
+    """Our parameter tree from tensors on disk; also what we do not use.
+
+    Args:
+      shapes: name on disk -> shape, of all that is there.
+      read: name -> array.
+
+    Raises:
+      ValueError: listing every missing, unexpected and misshaped tensor.
+    """
+    wanted = common.tensors(cfg, scoring)
+    tied_copy = {"lm_head.weight"} if cfg.tied or scoring else set()
+    extra = {n for n in shapes if n.endswith(_HARMLESS)} | (tied_copy & set(shapes))
+    missing = sorted(set(wanted) - set(shapes))
+    unexpected = sorted(set(shapes) - set(wanted) - extra)
+    misshaped = [
+        f"{name} is {list(shapes[name])}, expected {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in shapes and tuple(shapes[name]) != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names)}"
+        for kind, names in (
+            ("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped)
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{where} does not fit its config.json; {'; '.join(problems)}. Nothing was "
+            "loaded. Check that config and weights are of the same model."
+        )
+    specs = flatten(Model("", cfg).specs(scoring))
+    kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
+    flat = {path: np.empty(s.shape, kind) for path, s in flatten(abstract(unflatten(specs))).items()}
+    for name, tensor in wanted.items():
+        target = flat[tensor.path]
+        place = ... if tensor.layer is None else tensor.layer
+        target[place] = tensor.to_ours(read(name), target[place].shape)
+    # One leaf at a time, so that host memory never holds the model twice.
+    tree = {path: jnp.asarray(flat.pop(path)) for path in list(flat)}
+    return unflatten(tree), {n: np.array(read(n)) for n in sorted(extra)}
+
+
+def _directory(path):
+    if Path(path).is_dir():
+        return Path(path)
+    if Path(path).is_file():
+        raise ValueError(f"{path} is a file; give its directory, or a .gguf file.")
+    if str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+        raise FileNotFoundError(f"no model at {path}, and it is no hub id (owner/name).")
+    from huggingface_hub import snapshot_download
+
+    keep = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=keep))
+    except Exception as error:
+        raise OSError(
+            f"could not fetch {path} from the Hugging Face hub: {type(error).__name__}: "
+            f"{error}. Check the name and the network, or give a local directory."
+        ) from error
+
+
+def _json(path):
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _tokenizer(directory):
+    if not any((directory / name).exists() for name in TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(directory))

@@ -1,0 +1,159 @@
+"""Checkpoints out: the base repository's layout and dtypes, staged, renamed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alanything_jax.hub import tensors as files
+from alanything_jax.hub.bundle import Bundle
+from alanything_jax.models import families
+from alanything_jax.models.families import common
+from alanything_jax.models.params import flatten
+
+MANIFEST = "alanything_manifest.json"
+
+
+@contextlib.contextmanager
+def staged(out_dir: str | Path) -> Iterator[Path]:
+    """A folder beside `out_dir` that takes its name when all went well.
+
+    Raises:
+      ValueError: `out_dir` exists and is not empty.
+    """
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} is not empty, and an export never overwrites. Give another directory, "
+            "or remove it first."
+        )
+    aside = out.with_name(f".{out.name}.incomplete")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    os.replace(aside, out)
+
+
+def save(
+    bundle: Bundle,
+    out_dir: str | Path,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> Path:
+    """Write a bundle as a Hugging Face directory.
+
+    Args:
+      bundle: with `heads.score` it becomes a `*ForSequenceClassification`.
+      out_dir: new or empty.
+      notes: what the model card says of the training (name -> value).
+      max_shard_bytes: above it weights are split, with an index.
+
+    Returns:
+      `out_dir`.
+    """
+    with staged(out_dir) as folder:
+        arrays = disk_tensors(bundle)
+        files.write(folder, arrays, max_shard_bytes)
+        write_json(folder / "config.json", export_config(bundle))
+        if bundle.generation_config and "score" not in bundle.params.get("heads", {}):
+            write_json(folder / "generation_config.json", bundle.generation_config)
+        if bundle.tokenizer is not None:
+            bundle.tokenizer.save_pretrained(str(folder))
+        (folder / "README.md").write_text(model_card(bundle, notes or {}))
+        write_json(folder / MANIFEST, manifest(folder, bundle))
+    return Path(out_dir)
+
+
+def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Name on disk -> array, in the dtype the base has there (else the parameters')."""
+    scoring = "score" in bundle.params.get("heads", {})
+    flat = flatten(bundle.params)
+    out = {}
+    for name, tensor in common.tensors(bundle.model.config, scoring).items():
+        leaf = flat[tensor.path]
+        value = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
+        dtype = files.DTYPES[bundle.dtypes[name]] if name in bundle.dtypes else value.dtype
+        out[name] = tensor.to_disk(value).astype(dtype)
+    kept = {n: v for n, v in bundle.extra.items() if not (scoring and n == "lm_head.weight")}
+    return out | kept
+
+
+def export_config(bundle: Bundle) -> dict[str, Any]:
+    """The base's config.json in its own spelling, with what the export changes."""
+    config = dict(bundle.hf_config)
+    name = families.family_of(config).ARCHITECTURE
+    if "score" in bundle.params.get("heads", {}):
+        config["architectures"] = [f"{name}ForSequenceClassification"]
+        config["num_labels"] = 1
+        config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
+        if config.get("pad_token_id") is None:
+            ids = [getattr(bundle.tokenizer, n, None) for n in ("pad_token_id", "eos_token_id")]
+            config["pad_token_id"] = next((i for i in ids if i is not None), 0)
+    else:
+        config["architectures"] = [f"{name}ForCausalLM"]
+    if not bundle.dtypes:
+        config["dtype"] = str(np.dtype(bundle.params["embed"]["text"]["table"].dtype))
+    return config
+
+
+def model_card(bundle: Bundle, notes: Mapping[str, Any]) -> str:
+    """README.md: what it was made from, and how; no licence is invented."""
+    from huggingface_hub import ModelCardData
+
+    hub_id = bundle.source if bundle.source.count("/") == 1 else None
+    reward = "score" in bundle.params.get("heads", {})
+    data = ModelCardData(
+        base_model=hub_id,
+        library_name="transformers",
+        pipeline_tag="text-classification" if reward else "text-generation",
+        tags=["alanything_jax", *([] if not reward else ["reward-model"])],
+    )
+    lines = [f"- {name}: {value}" for name, value in notes.items()]
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# Trained with alanything_jax\n\n"
+        f"Base: `{bundle.source}`. Its licence applies.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def manifest(folder: Path, bundle: Bundle) -> dict[str, Any]:
+    """Hashes of the weights and a few logits, for `alanything verify`."""
+    hashes = {p.name: file_hash(p) for p in sorted(folder.glob("*.safetensors"))}
+    ids, numbers = probe(bundle)
+    return {"sha256": hashes, "probe_ids": ids, "probe_output": numbers}
+
+
+def probe(bundle: Bundle) -> tuple[list[int], list[float]]:
+    """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score."""
+    size = bundle.model.config.vocab_size
+    ids = [(7 * n * n + 3 * n + 11) % size for n in range(12)]
+    inputs = bundle.model.inputs(input_ids=np.array([ids]))
+    if "score" in bundle.params.get("heads", {}):
+        return ids, [float(bundle.model.scores(bundle.params, inputs)[0, -1])]
+    logits = np.asarray(bundle.model.logits(bundle.params, inputs))[0, -1]
+    return ids, [float(x) for x in logits[:: max(1, size // 8)][:8]]
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=2) + "\n")

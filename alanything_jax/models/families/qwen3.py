@@ -1,0 +1,17 @@
+"""Qwen3: RMS norm per head on queries and keys, no biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alanything_jax.models.config import DecoderConfig
+from alanything_jax.models.families.common import base_config, sliding
+
+ARCHITECTURE = "Qwen3"
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
+    """Our config from a parsed config.json."""
+    bias = bool(hf.get("attention_bias"))
+    return base_config(hf, qkv_bias=bias, o_bias=bias, qk_norm=True, **sliding(hf))
