@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,19 +116,43 @@ def tiny(experiment: Experiment) -> Experiment:
     )
 
 
-def to_json(experiment: Any) -> Any:
-    """A JSON-able picture of a recipe, for the run directory; functions by name."""
-    if dataclasses.is_dataclass(experiment):
-        fields = {
-            f.name: to_json(getattr(experiment, f.name))
-            for f in dataclasses.fields(experiment)
-        }
-        return {"type": type(experiment).__name__, **fields}
-    if callable(experiment):
-        return f"{experiment.__module__}.{experiment.__qualname__}"
-    if isinstance(experiment, tuple | list):
-        return [to_json(item) for item in experiment]
-    return json.loads(json.dumps(experiment))
+def to_json(value: Any) -> Any:
+    """A JSON-able picture of a recipe; classes and functions by their import path."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": _import_path(type(value)), **fields}
+    if callable(value):
+        return {"function": _import_path(value)}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """The recipe that `to_json` pictured.
+
+    Raises:
+      ValueError: it names something outside this package, which is never imported.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "function" in value:
+        return _imported(value["function"])
+    fields = {name: from_json(item) for name, item in value.items() if name != "type"}
+    return _imported(value["type"])(**fields)
+
+
+def _import_path(thing):
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _imported(path):
+    module, _, name = path.rpartition(".")
+    if not module.startswith("alanything_jax."):
+        raise ValueError(f"config.json names {path}, which is outside this package.")
+    return getattr(importlib.import_module(module), name)
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import tyro
 
 from alanything_jax import export
 
 
+def export_run(
+    run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], adapter: bool = False
+) -> Path:
+    """Write a run's newest checkpoint as a Hugging Face directory.
+
+    Args:
+      run: what `alanything train` wrote.
+      out: new or empty.
+      adapter: the LoRA alone, in PEFT's layout, instead of merged weights.
+    """
+    return export(run, out, adapter=adapter)
+
+
 def main(argv: Sequence[str]) -> int:
     """Write a run's newest checkpoint as a Hugging Face directory."""
-    out = tyro.cli(export, prog="alanything export", args=list(argv))
+    out = tyro.cli(export_run, prog="alanything export", args=list(argv))
     print(f"wrote {out}\nnext: alanything verify {out}")
     return 0

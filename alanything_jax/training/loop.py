@@ -61,7 +61,9 @@ def train(
     with jax.set_mesh(prepared.mesh), checkpoints.manager(
         run.checkpoints, experiment.train.keep
     ) as saved:
-        state = compiled.initial_state(prepared, transformation)
+        state = compiled.initial_state(
+            prepared.trainable, prepared.shardings, prepared.mesh, transformation
+        )
         start = checkpoints.latest_step(saved) or 0
         if start:
             state = checkpoints.restore(saved, state)

@@ -92,16 +92,15 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": loss} | rest
 
 
-def initial_state(prepared: Prepared, transformation: Any) -> step.State:
-    """Step 0; the optimizer's state is sharded like the parameters."""
-    trainable = prepared.trainable
-    replicated = jax.sharding.NamedSharding(prepared.mesh, jax.sharding.PartitionSpec())
+def initial_state(trainable: step.Flat, shardings: Any, mesh: Any, transformation: Any) -> Any:
+    """Step 0; the optimizer's state is sharded like the parameters it belongs to."""
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shapes = jax.eval_shape(transformation.init, trainable)
 
     def sharding(path, leaf):
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         same = keys and keys[-1] in trainable and leaf.shape == trainable[keys[-1]].shape
-        return prepared.shardings[keys[-1]] if same else replicated
+        return shardings[keys[-1]] if same else replicated
 
     out = jax.tree_util.tree_map_with_path(sharding, shapes)
     optimizer = jax.jit(transformation.init, out_shardings=out)(trainable)

@@ -63,15 +63,8 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     train, heldout = load_groups(
         experiment.data, bundle.tokenizer, algorithm.min_responses, quarantine, say
     )
-    program = Program(
-        algorithm,
-        bundle.model.config,
-        experiment.compute,
-        experiment.model.compute_dtype,
-        experiment.adapter,
-        experiment.reference,
-    )
-    trainable, frozen, rates, shardings = _partition(
+    program = program_of(experiment, bundle)
+    trainable, frozen, rates, shardings = partition(
         experiment, program, bundle, mesh, table, scoring
     )
     size = max(len(group.branches) for group in [*train, *heldout])
@@ -114,8 +107,24 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     )
 
 
-def _partition(experiment, program, bundle, mesh, table, scoring):
-    """Split parameters by what trains; place each on the mesh."""
+def program_of(experiment: Experiment, bundle: hub.Bundle) -> Program:
+    """What is static in the compiled parts of a recipe."""
+    return Program(
+        experiment.algorithm,
+        bundle.model.config,
+        experiment.compute,
+        experiment.model.compute_dtype,
+        experiment.adapter,
+        experiment.reference,
+    )
+
+
+def partition(experiment, program, bundle, mesh, table, scoring):
+    """Split parameters by what trains; place each on the mesh.
+
+    Returns:
+      trainable, frozen, learning-rate multipliers, shardings: flat dicts by role/path.
+    """
     specs = bundle.model.specs(scoring)
     role = program.trained
     values = _prefixed(role, trees.flatten(bundle.params))

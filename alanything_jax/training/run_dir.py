@@ -68,7 +68,7 @@ def open_run(path: str | Path, experiment: recipes.Experiment) -> RunDir:
                 f"(there -> here): {'; '.join(changed)}. Give another --run-dir, use the "
                 f"same fields to resume, or remove {run.path} to start over."
             )
-    write_aside(run.config, json.dumps(ours, indent=1) + "\n")
+    write_json(run.config, ours)
     return run
 
 
@@ -77,6 +77,11 @@ def write_aside(path: Path, text: str) -> None:
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(text)
     os.replace(aside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, whole or not at all."""
+    write_aside(path, json.dumps(value, indent=1) + "\n")
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -1,0 +1,89 @@
+"""`alanything generate --model M --prompt P`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.progress
+import tyro
+
+from alanything_jax import generate
+from alanything_jax.data import sources
+from alanything_jax.generation.sampler import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Rows in, rows out.
+
+    Attributes:
+      model: Hugging Face directory, hub id or .gguf file.
+      prompt: a .json or .jsonl file of rows with a `prompt` (text or messages), or text.
+      out: the rows with their `responses`, as .jsonl.
+    """
+
+    model: str
+    prompt: str
+    out: Path = Path("generated.jsonl")
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_samples: int = 1
+    batch_size: int = 8
+    seed: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, generate, write."""
+    options = tyro.cli(Options, prog="alanything generate", args=list(argv))
+    rows = read_prompts(options.prompt)
+    bar = rich.progress.Progress(transient=True)
+    with bar:
+        task = bar.add_task("generating", total=len(rows))
+        answers = generate(
+            options.model,
+            [row["prompt"] for row in rows],
+            max_new_tokens=options.max_new_tokens,
+            sampling=Sampling(options.temperature, options.top_p),
+            num_samples=options.num_samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            on_batch=lambda done: bar.update(task, completed=done),
+        )
+    lines = [
+        json.dumps(row | {"responses": [dataclasses.asdict(a) for a in some]})
+        for row, some in zip(rows, answers, strict=True)
+    ]
+    aside = options.out.with_name(options.out.name + ".tmp")
+    aside.write_text("\n".join(lines) + "\n")
+    os.replace(aside, options.out)
+    if len(rows) == 1:
+        print(answers[0][0].text)
+    print(f"wrote {options.out}: {len(rows)} rows\nnext: alanything chat --model {options.model}")
+    return 0
+
+
+def read_prompts(prompt: str) -> list[dict]:
+    """Rows with a `prompt` field, from a file or from the text itself.
+
+    Raises:
+      ValueError: a row without a prompt.
+      FileNotFoundError: it looks like a file, and there is none.
+    """
+    if not prompt.endswith(sources.SUFFIXES):
+        return [{"prompt": prompt}]
+    rows = []
+    for number, row in sources.rows(prompt):
+        if isinstance(row, Exception):
+            raise ValueError(f"{prompt}: {row}")
+        if "prompt" not in row:
+            raise ValueError(
+                f"{prompt} row {number} has no `prompt`; it has {sorted(row)}. Name the "
+                "field with the text or the messages `prompt`."
+            )
+        rows.append(row)
+    return rows
