@@ -66,7 +66,7 @@ class Experiment:
         if self.reference == "adapter_off" and self.adapter is None:
             raise ValueError(
                 'reference="adapter_off" needs an adapter to switch off: set '
-                "adapter=Lora(...), or choose \"cached\" or \"live\"."
+                'adapter=Lora(...), or choose "cached" or "live".'
             )
 
 
@@ -93,12 +93,21 @@ def load(path: str | Path) -> Experiment:
 def tiny(experiment: Experiment) -> Experiment:
     """The same recipe made small: random model, byte tokenizer, generated rows."""
     change = dataclasses.replace
-    heldout = 12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
+    heldout = (
+        12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
+    )
     data = Data(
-        path="generated", heldout_groups=heldout, max_group_tokens=128, max_bad_share=0.0
+        path="generated",
+        heldout_groups=heldout,
+        max_group_tokens=128,
+        max_bad_share=0.0,
     )
     train = change(
-        experiment.train, steps=60, groups_per_step=8, checkpoint_every=5, evaluate_every=0
+        experiment.train,
+        steps=60,
+        groups_per_step=8,
+        checkpoint_every=5,
+        evaluate_every=0,
     )
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
     return change(
@@ -119,7 +128,9 @@ def tiny(experiment: Experiment) -> Experiment:
 def to_json(value: Any) -> Any:
     """A JSON-able picture of a recipe; classes and functions by their import path."""
     if dataclasses.is_dataclass(value):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
         return {"type": _import_path(type(value)), **fields}
     if callable(value):
         return {"function": _import_path(value)}

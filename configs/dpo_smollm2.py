@@ -1,6 +1,6 @@
 """DPO of SmolLM2-135M-Instruct on 300 real preference pairs, on two CPU cores.
 
-    alanything train configs/dpo_smollm2.py
+alanything train configs/dpo_smollm2.py
 """
 
 from alanything_jax.algorithms.dpo import DPO
@@ -29,6 +29,6 @@ def config() -> Experiment:
         algorithm=DPO(beta=0.1),
         adapter=Lora(rank=16, alpha=32.0),
         optimizer=Optimizer(learning_rate=1e-4, warmup_steps=2),
-        train=Train(epochs=2, groups_per_step=8, checkpoint_every=10),
+        train=Train(epochs=1, groups_per_step=8, checkpoint_every=3),
         compute=Compute(row_tokens=1024),
     )

@@ -56,8 +56,15 @@ def groups(rng, count=6, responses=2, gaps=False, longest=9):
     ]
 
 
-def pack(items, rows=2, row_tokens=32, couples=True, numbers=("margin",), capacity=None,
-         responses=None):
+def pack(
+    items,
+    rows=2,
+    row_tokens=32,
+    couples=True,
+    numbers=("margin",),
+    capacity=None,
+    responses=None,
+):
     """All microbatches of one step of `items`."""
     layout = packing.Layout(
         rows,

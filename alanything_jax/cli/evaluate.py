@@ -18,7 +18,9 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(describe(report)))
     print(f"wrote {run / 'evaluation.json'}")
     if report["aligned"] is None:
-        print(f"no checkpoint in {run} yet; next: alanything train CONFIG --run-dir {run}")
+        print(
+            f"no checkpoint in {run} yet; next: alanything train CONFIG --run-dir {run}"
+        )
     else:
         print(f"next: alanything export {run} {run / 'export'}")
     return 0

@@ -11,7 +11,9 @@ from alanything_jax import export
 
 
 def export_run(
-    run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], adapter: bool = False
+    run: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    adapter: bool = False,
 ) -> Path:
     """Write a run's newest checkpoint as a Hugging Face directory.
 
@@ -24,7 +26,10 @@ def export_run(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a run's newest checkpoint as a Hugging Face directory."""
+    """Parse and export."""
     out = tyro.cli(export_run, prog="alanything export", args=list(argv))
-    print(f"wrote {out}\nnext: alanything verify {out}")
+    if (out / "adapter_config.json").exists():
+        print(f"wrote {out}\nnext: peft.PeftModel.from_pretrained(base, {str(out)!r})")
+    else:
+        print(f"wrote {out}\nnext: alanything verify {out}")
     return 0

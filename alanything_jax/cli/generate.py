@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     os.replace(aside, options.out)
     if len(rows) == 1:
         print(answers[0][0].text)
-    print(f"wrote {options.out}: {len(rows)} rows\nnext: alanything chat --model {options.model}")
+    print(
+        f"wrote {options.out}: {len(rows)} rows\nnext: alanything chat --model {options.model}"
+    )
     return 0
 
 

@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] not in VERBS:
         near = difflib.get_close_matches(argv[0], VERBS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        print(f"alanything has no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr)
+        print(
+            f"alanything has no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr
+        )
         return 2
     module = importlib.import_module(f"alanything_jax.cli.{VERBS[argv[0]][0]}")
     try:
@@ -61,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage():
     lines = [f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items()]
     return "\n".join(
-        ["usage: alanything VERB ...", "", *lines, "", "alanything VERB --help tells more."]
+        [
+            "usage: alanything VERB ...",
+            "",
+            *lines,
+            "",
+            "alanything VERB --help tells more.",
+        ]
     )
 
 

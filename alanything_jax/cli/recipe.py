@@ -67,7 +67,10 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
         if item.startswith("--") and name not in (*fields, "help"):
             bare = name.removeprefix("no_")
             parent, _, leaf = name.rpartition(".")
-            if bare in fields or f"{parent}.{leaf.removeprefix('no_')}".strip(".") in fields:
+            if (
+                bare in fields
+                or f"{parent}.{leaf.removeprefix('no_')}".strip(".") in fields
+            ):
                 continue
             near = difflib.get_close_matches(name, fields, 1, cutoff=0.5)
             hint = f" The nearest is --{near[0]}." if near else ""
@@ -80,7 +83,10 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
     kind = type(experiment)
     narrowed = dataclasses.make_dataclass(
         kind.__name__,
-        [(f.name, _type(f, getattr(experiment, f.name))) for f in dataclasses.fields(kind)],
+        [
+            (f.name, _type(f, getattr(experiment, f.name)))
+            for f in dataclasses.fields(kind)
+        ],
         frozen=True,
     )
     narrowed.__doc__ = kind.__doc__

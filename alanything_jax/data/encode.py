@@ -88,7 +88,9 @@ def encode(example: Example, tokenizer: Any, limits: Limits) -> EncodedGroup:
                 "or give the response some text.",
             )
     prompt, branches, cut = _fit(prompt, branches, limits)
-    return EncodedGroup(example.id, prompt, tuple(branches), _numbers(example, order), cut)
+    return EncodedGroup(
+        example.id, prompt, tuple(branches), _numbers(example, order), cut
+    )
 
 
 def _chat(example, order, tokenizer):
@@ -105,7 +107,9 @@ def _chat(example, order, tokenizer):
     except TemplateError as error:
         raise BadRecord("messages", str(error)) from error
     for n in order:
-        content = [m.text for m in example.responses[n].messages if m.role == "assistant"]
+        content = [
+            m.text for m in example.responses[n].messages if m.role == "assistant"
+        ]
         if not any(text.strip() for text in content):
             raise BadRecord(
                 f"responses[{n}]",
@@ -124,7 +128,9 @@ def _chat(example, order, tokenizer):
 def _plain(example, order, tokenizer):
     """Text joined without a template, ended by the end-of-text token."""
     if tokenizer.eos_token_id is None:
-        raise BadRecord("tokenizer", "has no end-of-text token; set tokenizer.eos_token.")
+        raise BadRecord(
+            "tokenizer", "has no end-of-text token; set tokenizer.eos_token."
+        )
     text = "".join(message.text for message in example.prompt)
     prompt = np.array(tokenizer(text)["input_ids"], np.int32)
     if not len(prompt):

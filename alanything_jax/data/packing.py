@@ -94,7 +94,9 @@ def plan(
         rows += [[piece] for piece in pieces]
         bundles += [bundle] if couples else [[row] for row in bundle]
     free = [layout.row_tokens - row[0].length for row in rows]
-    single = sorted((p[0] for p in cut if len(p) == 1), key=lambda p: (-p.length, p.group))
+    single = sorted(
+        (p[0] for p in cut if len(p) == 1), key=lambda p: (-p.length, p.group)
+    )
     for piece in single:
         fits = [(space, n) for n, space in enumerate(free) if space >= piece.length]
         if fits:
@@ -139,7 +141,10 @@ def lay_out(
       ValueError: a group lacks one of the layout's numbers.
     """
     shape = (layout.rows, layout.row_tokens)
-    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "group", "branch", "index")}
+    ints = {
+        name: np.zeros(shape, np.int32)
+        for name in ("tokens", "group", "branch", "index")
+    }
     source, response = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
     floats = {name: np.zeros(shape, np.float32) for name in token_numbers or {}}
     local = slots(rows)
@@ -150,7 +155,9 @@ def lay_out(
             group, slot = groups[piece.group], local[piece.group]
             head = len(group.prompt)
             parts = [(0, 0, group.prompt, None)]
-            parts += [(b + 1, head, group.branches[b].tokens, b) for b in piece.branches]
+            parts += [
+                (b + 1, head, group.branches[b].tokens, b) for b in piece.branches
+            ]
             prompt_end = at + head - 1
             for branch, start, tokens, b in parts:
                 span = slice(at, at + len(tokens))

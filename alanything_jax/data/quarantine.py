@@ -51,7 +51,9 @@ class Quarantine:
         os.replace(aside, self.path)
         bad = self.faults
         if bad and len(bad) > self.max_share * self.seen:
-            first = "; ".join(f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5])
+            first = "; ".join(
+                f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5]
+            )
             raise TooManyBad(
                 f"{len(bad)} of {self.seen} records are bad, more than the tolerated "
                 f"{self.max_share:.0%}: {first}. All are listed in {self.path}. Mend the "

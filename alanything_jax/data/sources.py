@@ -33,7 +33,9 @@ def _json(path):
     except ValueError as error:
         raise ValueError(f"{path} is no valid JSON: {error}.") from error
     if not isinstance(value, list):
-        raise ValueError(f"{path} holds one {type(value).__name__}; give a list of rows.")
+        raise ValueError(
+            f"{path} holds one {type(value).__name__}; give a list of rows."
+        )
     yield from enumerate(value)
 
 

@@ -33,7 +33,9 @@ def to_json(value: Any) -> Any:
         return value.item()
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"__type__": type(value).__name__} | {k: to_json(v) for k, v in fields.items()}
+        return {"__type__": type(value).__name__} | {
+            k: to_json(v) for k, v in fields.items()
+        }
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -141,7 +143,9 @@ def write(
 
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty. Give a new directory, or remove it.")
+        raise ValueError(
+            f"{directory} is not empty. Give a new directory, or remove it."
+        )
     aside = directory.with_name(directory.name + ".incomplete")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -152,7 +156,9 @@ def write(
                 writer.close()
             shards.append(aside / f"shard-{len(shards):05d}")
             sizes.append([0, 0])
-            writer = array_record_module.ArrayRecordWriter(str(shards[-1]), "group_size:1")
+            writer = array_record_module.ArrayRecordWriter(
+                str(shards[-1]), "group_size:1"
+            )
         record = encode_record(example)
         writer.write(record)
         sizes[-1][0] += 1
@@ -212,7 +218,9 @@ def read(directory: Path) -> Stored:
             f"{directory} holds no .array_record shards. Make a data set with "
             "`alanything data convert`."
         )
-    return Stored(array_record_data_source.ArrayRecordDataSource([str(s) for s in shards]))
+    return Stored(
+        array_record_data_source.ArrayRecordDataSource([str(s) for s in shards])
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,9 @@ def chat_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.text} for m in messages]
 
 
-def render_text(tokenizer: Any, chat: list[dict[str, str]], header: bool = False) -> str:
+def render_text(
+    tokenizer: Any, chat: list[dict[str, str]], header: bool = False
+) -> str:
     """The template's string; with `header`, up to the end of an assistant header."""
     if not tokenizer.chat_template:
         raise TemplateError(
@@ -65,10 +67,14 @@ def render_text(tokenizer: Any, chat: list[dict[str, str]], header: bool = False
             "chat_template.jinja beside the weights), or data.chat=False to join prompt "
             "and response as plain text."
         )
-    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=header)
+    return tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=header
+    )
 
 
-def render(tokenizer: Any, messages: Sequence[Message], score_from: int = 0) -> Rendered:
+def render(
+    tokenizer: Any, messages: Sequence[Message], score_from: int = 0
+) -> Rendered:
     """Tokenize a conversation and mark what the assistant wrote.
 
     Args:

@@ -62,7 +62,9 @@ def measure(
     means = {n: float(t / c) for n, (t, c) in sorted(totals.items()) if c > 0}
     # Every microbatch of a step added the step's weight; what counts is groups.
     means = {"loss": float(loss[0] / len(source.groups))} | means
-    return {f"heldout/{name}": v for name, v in means.items()}, Responses(values, tokens)
+    return {f"heldout/{name}": v for name, v in means.items()}, Responses(
+        values, tokens
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,7 @@ class Share:
         return self.hits / self.of if self.of else 0.0
 
     def __str__(self):
-        return (
-            f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] ({self.hits}/{self.of})"
-        )
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] ({self.hits}/{self.of})"
 
 
 def wilson(hits: int, of: int, z: float = 1.959964) -> Share:

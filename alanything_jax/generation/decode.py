@@ -39,7 +39,9 @@ def bucket(size: int, smallest: int = 32) -> int:
     return max(smallest, 1 << (size - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "lora_scale"), donate_argnames="cache")
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "lora_scale"), donate_argnames="cache"
+)
 def prefill(params, cfg, tokens, num_new, cache, lora, lora_scale):
     """Read right-padded prompts [B, S]; logits [B, V] after each one's last token."""
     hidden, cache = decoder.step(

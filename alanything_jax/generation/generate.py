@@ -82,8 +82,14 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> np.ndarray:
             "rendered. Use an instruction-tuned model, or put a chat_template.jinja beside "
             "its weights."
         )
-    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    chat = (
+        [{"role": "user", "content": prompt}]
+        if isinstance(prompt, str)
+        else list(prompt)
+    )
+    text = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True
+    )
     return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
 
 

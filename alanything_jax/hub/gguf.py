@@ -86,7 +86,9 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
         heads = {"q_proj": cfg.num_heads, "k_proj": cfg.num_kv_heads}
         for part, count in heads.items():
             if part in name and config["model_type"] in _PERMUTED:
-                value = rearrange(value, "(n h two) ... -> (n two h) ...", n=count, two=2)
+                value = rearrange(
+                    value, "(n h two) ... -> (n two h) ...", n=count, two=2
+                )
         return value
 
     shapes = {name: tuple(int(s) for s in t.shape[::-1]) for name, t in found.items()}
@@ -98,7 +100,9 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
         hf_config=config,
         source=str(path),
         generation_config={
-            key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config
+            key: config[key]
+            for key in ("bos_token_id", "eos_token_id")
+            if key in config
         },
         extra=extra,
     )
@@ -128,7 +132,9 @@ def hf_config(meta: dict[str, Any], names: set[str], path: Path) -> dict[str, An
     config = {
         "architectures": [f"{families.FAMILIES[arch].ARCHITECTURE}ForCausalLM"],
         "model_type": arch,
-        "vocab_size": int(value("vocab_size", len(meta.get("tokenizer.ggml.tokens", ())))),
+        "vocab_size": int(
+            value("vocab_size", len(meta.get("tokenizer.ggml.tokens", ())))
+        ),
         "hidden_size": width,
         "intermediate_size": int(value("feed_forward_length")),
         "num_hidden_layers": int(value("block_count")),
@@ -170,11 +176,18 @@ def tokenizer(meta: dict[str, Any], path: Path) -> Any:
     merges = [tuple(m.split(" ", 1)) for m in meta["tokenizer.ggml.merges"]]
     vocab = {token: n for n, token in enumerate(tokens)}
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    inner.pre_tokenizer = _splitter(str(meta.get("tokenizer.ggml.pre", "default")), path)
+    inner.pre_tokenizer = _splitter(
+        str(meta.get("tokenizer.ggml.pre", "default")), path
+    )
     inner.decoder = decoders.ByteLevel()
-    control = [t for t, kind in zip(tokens, meta["tokenizer.ggml.token_type"], strict=True)
-               if kind in (3, 4)]
-    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
+    control = [
+        t
+        for t, kind in zip(tokens, meta["tokenizer.ggml.token_type"], strict=True)
+        if kind in (3, 4)
+    ]
+    inner.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in control]
+    )
 
     def token(key):
         number = meta.get(f"tokenizer.ggml.{key}_token_id")
@@ -210,5 +223,3 @@ def _splitter(kind, path):
     regex = not any(rule != "digits" for rule in _SPLITS[kind])
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
     return pre_tokenizers.Sequence([*steps, byte_level])
-
-

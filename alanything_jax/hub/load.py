@@ -100,7 +100,9 @@ def assemble(
     problems = [
         f"{len(names)} {kind}: {', '.join(names)}"
         for kind, names in (
-            ("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped)
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshaped", misshaped),
         )
         if names
     ]
@@ -111,7 +113,10 @@ def assemble(
         )
     specs = flatten(Model("", cfg).specs(scoring))
     kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
-    flat = {path: np.empty(s.shape, kind) for path, s in flatten(abstract(unflatten(specs))).items()}
+    flat = {
+        path: np.empty(s.shape, kind)
+        for path, s in flatten(abstract(unflatten(specs))).items()
+    }
     for name, tensor in wanted.items():
         target = flat[tensor.path]
         place = ... if tensor.layer is None else tensor.layer
@@ -127,7 +132,9 @@ def _directory(path):
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; give its directory, or a .gguf file.")
     if str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
-        raise FileNotFoundError(f"no model at {path}, and it is no hub id (owner/name).")
+        raise FileNotFoundError(
+            f"no model at {path}, and it is no hub id (owner/name)."
+        )
     from huggingface_hub import snapshot_download
 
     keep = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]

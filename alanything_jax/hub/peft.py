@@ -47,7 +47,9 @@ def save_adapter(
         kernel = np.asarray(bundle.params["heads"]["score"]["kernel"], np.float32)
         arrays["base_model.model.score.weight"] = np.ascontiguousarray(kernel.T)
     with staged(out_dir) as folder:
-        save_file(arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
         write_json(folder / "adapter_config.json", config)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save_pretrained(str(folder))

@@ -87,9 +87,13 @@ def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     for name, tensor in common.tensors(bundle.model.config, scoring).items():
         leaf = flat[tensor.path]
         value = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
-        dtype = files.DTYPES[bundle.dtypes[name]] if name in bundle.dtypes else value.dtype
+        dtype = (
+            files.DTYPES[bundle.dtypes[name]] if name in bundle.dtypes else value.dtype
+        )
         out[name] = tensor.to_disk(value).astype(dtype)
-    kept = {n: v for n, v in bundle.extra.items() if not (scoring and n == "lm_head.weight")}
+    kept = {
+        n: v for n, v in bundle.extra.items() if not (scoring and n == "lm_head.weight")
+    }
     return out | kept
 
 
@@ -102,7 +106,10 @@ def export_config(bundle: Bundle) -> dict[str, Any]:
         config["num_labels"] = 1
         config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
         if config.get("pad_token_id") is None:
-            ids = [getattr(bundle.tokenizer, n, None) for n in ("pad_token_id", "eos_token_id")]
+            ids = [
+                getattr(bundle.tokenizer, n, None)
+                for n in ("pad_token_id", "eos_token_id")
+            ]
             config["pad_token_id"] = next((i for i in ids if i is not None), 0)
     else:
         config["architectures"] = [f"{name}ForCausalLM"]

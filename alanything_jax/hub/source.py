@@ -8,8 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.data import fetch
+from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import load
 from alanything_jax.models import families, params
@@ -42,7 +42,9 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
       ValueError: an unknown tiny family, or whatever `hub.load` finds wrong.
     """
     if source.path.startswith("tiny:"):
-        bundle = tiny_bundle(source.path.removeprefix("tiny:"), seed, source.param_dtype)
+        bundle = tiny_bundle(
+            source.path.removeprefix("tiny:"), seed, source.param_dtype
+        )
     else:
         path = str(fetch.resolve(source.path, source.sha256))
         bundle = load(path, dtype=source.param_dtype)

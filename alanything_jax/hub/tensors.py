@@ -59,9 +59,11 @@ def read(path: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """One tensor, memory-mapped: pages are read when they are used."""
     start, stop = entry["data_offsets"]
     dtype = DTYPES[entry["dtype"]]
-    raw = np.memmap(path, np.uint8, "r", entry["begin"] + start, (stop - start,)) if (
-        stop > start
-    ) else np.zeros(0, np.uint8)
+    raw = (
+        np.memmap(path, np.uint8, "r", entry["begin"] + start, (stop - start,))
+        if (stop > start)
+        else np.zeros(0, np.uint8)
+    )
     return np.asarray(raw).view(dtype).reshape(entry["shape"])
 
 
@@ -77,7 +79,9 @@ def locate(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         files = sorted(set(named.values()))
         missing = [name for name in files if not (directory / name).exists()]
         if missing:
-            raise ValueError(f"{directory} lacks the shards {missing} that {INDEX} names.")
+            raise ValueError(
+                f"{directory} lacks the shards {missing} that {INDEX} names."
+            )
     elif (directory / SINGLE).exists():
         files = [SINGLE]
     else:
@@ -123,11 +127,15 @@ def write(
             "total_parameters": sum(v.size for v in tensors.values()),
         },
         "weight_map": {
-            key: name for name, shard in zip(names, shards, strict=True) for key in shard
+            key: name
+            for name, shard in zip(names, shards, strict=True)
+            for key in shard
         },
     }
     if len(shards) > 1:
-        (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (directory / INDEX).write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n"
+        )
     return index
 
 

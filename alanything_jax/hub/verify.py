@@ -36,17 +36,25 @@ def verify(directory: str | Path, against: str | Path | None = None) -> list[Che
     bundle = load(directory)
     located = files.locate(directory)
     size = sum(int(np.prod(e["shape"])) for _, e in located.values())
-    checks = [Check("names and shapes", True, f"{len(located)} tensors, {size:,} values")]
+    checks = [
+        Check("names and shapes", True, f"{len(located)} tensors, {size:,} values")
+    ]
     index = directory / files.INDEX
     if index.exists():
         stated = json.loads(index.read_text())["metadata"]["total_size"]
-        real = sum(e["data_offsets"][1] - e["data_offsets"][0] for _, e in located.values())
-        checks.append(Check("index", stated == real, f"{stated} stated, {real} bytes found"))
+        real = sum(
+            e["data_offsets"][1] - e["data_offsets"][0] for _, e in located.values()
+        )
+        checks.append(
+            Check("index", stated == real, f"{stated} stated, {real} bytes found")
+        )
     written = directory / MANIFEST
     if written.exists():
         checks += _as_written(directory, bundle, json.loads(written.read_text()))
     else:
-        checks.append(Check("hashes", None, f"no {MANIFEST}: written by another program"))
+        checks.append(
+            Check("hashes", None, f"no {MANIFEST}: written by another program")
+        )
     if bundle.tokenizer is not None:
         checks.append(_tokenizer(bundle.tokenizer))
     if against is not None:
@@ -57,12 +65,16 @@ def verify(directory: str | Path, against: str | Path | None = None) -> list[Che
 def _as_written(directory, bundle, manifest):
     hashes = {p.name: file_hash(p) for p in sorted(directory.glob("*.safetensors"))}
     same = hashes == manifest["sha256"]
-    detail = f"{len(hashes)} files" if same else "weights changed since they were written"
+    detail = (
+        f"{len(hashes)} files" if same else "weights changed since they were written"
+    )
     _, now = probe(bundle)
     gap = float(np.max(np.abs(np.array(now) - np.array(manifest["probe_output"]))))
     return [
         Check("hashes", same, detail),
-        Check("our reloaded outputs", gap <= TOLERANCE, f"largest difference {gap:.1e}"),
+        Check(
+            "our reloaded outputs", gap <= TOLERANCE, f"largest difference {gap:.1e}"
+        ),
     ]
 
 
@@ -79,14 +91,22 @@ def _layout(ours, base):
 
     a, b = layout(ours), layout(base)
     differ = sorted(n for n in a.keys() | b.keys() if a.get(n) != b.get(n))
-    detail = f"differ: {differ[:5]}" if differ else f"{len(a)} tensors of the same layout"
+    detail = (
+        f"differ: {differ[:5]}" if differ else f"{len(a)} tensors of the same layout"
+    )
     return Check("layout of the base", not differ, detail)
 
 
 def _transformers(directory, bundle):
     """What transformers says of the directory, where torch is installed."""
     if importlib.util.find_spec("torch") is None:
-        return [Check("transformers", None, "torch is not installed; checked by ourselves only")]
+        return [
+            Check(
+                "transformers",
+                None,
+                "torch is not installed; checked by ourselves only",
+            )
+        ]
     import torch
     import transformers
 
@@ -108,6 +128,10 @@ def _transformers(directory, bundle):
     ours = np.asarray(read(bundle.params, inputs))[0]
     gap = float(np.max(np.abs(theirs - (ours[-1:] if scoring else ours))))
     return [
-        Check("transformers loads it whole", not wrong, str(wrong or "nothing missing")),
-        Check("transformers' logits", gap <= TOLERANCE, f"largest difference {gap:.1e}"),
+        Check(
+            "transformers loads it whole", not wrong, str(wrong or "nothing missing")
+        ),
+        Check(
+            "transformers' logits", gap <= TOLERANCE, f"largest difference {gap:.1e}"
+        ),
     ]

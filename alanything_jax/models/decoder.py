@@ -49,7 +49,9 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
     if cfg.qk_norm:
         attn |= {"q_norm": norm(H, None), "k_norm": norm(H, None)}
     specs = {
-        "embed": {"text": {"table": ParamSpec((V, D), ("vocab", "embed"), "normal", D)}},
+        "embed": {
+            "text": {"table": ParamSpec((V, D), ("vocab", "embed"), "normal", D)}
+        },
         "layers": {
             "attn_norm": norm(D, "embed"),
             "attn": attn,
@@ -96,7 +98,9 @@ def hidden(
         return attention.attend(q, k, v, mask), None
 
     x = embed(params, batch.tokens, compute_dtype)
-    return _run(params, cfg, x, batch.position[:, 0], attend, None, lora, lora_scale, remat)[0]
+    return _run(
+        params, cfg, x, batch.position[:, 0], attend, None, lora, lora_scale, remat
+    )[0]
 
 
 def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
@@ -189,9 +193,9 @@ def step(
 
     def attend(q, k, v, slides, layer_cache):
         keys, values = (
-            jax.vmap(lambda c, new, at: jax.lax.dynamic_update_slice_in_dim(c, new, at, 0))(
-                old, new.astype(old.dtype), cache.length
-            )
+            jax.vmap(
+                lambda c, new, at: jax.lax.dynamic_update_slice_in_dim(c, new, at, 0)
+            )(old, new.astype(old.dtype), cache.length)
             for old, new in zip(layer_cache, (k, v), strict=True)
         )
         mask = slots <= position[..., None]

@@ -63,7 +63,10 @@ def lora_specs(specs: Tree, lora: Lora) -> Tree:
         split = 1 + num_inputs(base)
         fan_in = math.prod(spec.shape[1:split])
         out[f"{base}/a"] = ParamSpec(
-            (*spec.shape[:split], lora.rank), (*spec.axes[:split], None), "normal", fan_in
+            (*spec.shape[:split], lora.rank),
+            (*spec.axes[:split], None),
+            "normal",
+            fan_in,
         )
         out[f"{base}/b"] = ParamSpec(
             (spec.shape[0], lora.rank, *spec.shape[split:]),
@@ -84,8 +87,6 @@ def merge(params: Tree, adapter: Tree, scale: float) -> Tree:
     for path in {p.rpartition("/")[0] for p in small}:
         kernel = flat[f"{path}/kernel"]
         a, b = (small[f"{path}/{n}"].astype(jnp.float32) for n in ("a", "b"))
-        delta = jnp.stack(
-            [jnp.tensordot(x, y, 1) for x, y in zip(a, b, strict=True)]
-        )
+        delta = jnp.stack([jnp.tensordot(x, y, 1) for x, y in zip(a, b, strict=True)])
         flat[f"{path}/kernel"] = (kernel + scale * delta).astype(kernel.dtype)
     return unflatten(flat)

@@ -50,12 +50,16 @@ class Model:
 
     def logits(self, params: Tree, inputs: Batch) -> jax.Array:
         """float32 [B, T, V] with the positions that transformers would use."""
-        states = decoder.hidden(params, self.config, inputs, compute_dtype=_dtype(params))
+        states = decoder.hidden(
+            params, self.config, inputs, compute_dtype=_dtype(params)
+        )
         return heads.logits(params, self.config, states)
 
     def scores(self, params: Tree, inputs: Batch) -> jax.Array:
         """float32 [B, T]: the scalar head of a reward model at every token."""
-        states = decoder.hidden(params, self.config, inputs, compute_dtype=_dtype(params))
+        states = decoder.hidden(
+            params, self.config, inputs, compute_dtype=_dtype(params)
+        )
         return heads.scores(params, states)
 
 

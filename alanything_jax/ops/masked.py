@@ -31,9 +31,7 @@ class Term(NamedTuple):
 
 def mean(values: jax.Array, mask: jax.Array) -> Mean:
     """Sum and count of `values` where `mask`; what is masked may be anything."""
-    return Mean(
-        jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)
-    )
+    return Mean(jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32))
 
 
 def divide(total: jax.Array, count: jax.Array) -> jax.Array:
@@ -66,7 +64,9 @@ def by_group(values: jax.Array, table: jax.Array) -> jax.Array:
     return jnp.where(table >= 0, values[jnp.maximum(table, 0)], 0.0)
 
 
-def pairs(values: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def pairs(
+    values: jax.Array, table: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The chosen response against each other one of its group.
 
     Args:

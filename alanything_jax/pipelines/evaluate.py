@@ -77,7 +77,10 @@ def compare(base: heldout.Responses, after: heldout.Responses) -> dict[str, Any]
     }
     wins = [(v[:, :1] > v[:, 1:]).ravel() for v in (base.values, after.values)]
     p_value = heldout.mcnemar(*wins)
-    return {"aligned": aligned, "change": {"p_value": p_value, "significant": p_value < 0.05}}
+    return {
+        "aligned": aligned,
+        "change": {"p_value": p_value, "significant": p_value < 0.05},
+    }
 
 
 def describe(report: dict[str, Any]) -> list[str]:
@@ -89,12 +92,12 @@ def describe(report: dict[str, Any]) -> list[str]:
             lines.append(f"{title:<36} {share:.3f}  [{low:.3f}, {high:.3f}]")
     if report.get("change"):
         p_value = report["change"]["p_value"]
-        verdict = "changed" if report["change"]["significant"] else "no significant change"
+        verdict = (
+            "changed" if report["change"]["significant"] else "no significant change"
+        )
         lines.append(f"accuracy: {verdict} (McNemar exact p = {p_value:.3f})")
     return lines
 
 
 def _triple(share: heldout.Share) -> list[float]:
     return [round(x, 6) for x in (share.value, share.low, share.high)]
-
-

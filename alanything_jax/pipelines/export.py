@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from alanything_jax import experiment as recipes
 from alanything_jax import hub
 from alanything_jax.hub.peft import save_adapter
 from alanything_jax.training.restore import load_run
@@ -36,7 +38,7 @@ def export(
     recipe = restored.experiment
     notes = {
         "recipe": recipe.name,
-        "algorithm": repr(recipe.algorithm).split(" at 0x")[0],
+        "algorithm": json.dumps(recipes.to_json(recipe.algorithm)),
         "data": recipe.data.path,
         "optimizer steps": restored.step,
     }

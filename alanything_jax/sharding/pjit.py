@@ -41,7 +41,9 @@ def place_batch(batch: Batch, mesh: Mesh, rules: Rules) -> Batch:
 
 def place_tree(tree: dict[str, Any], shardings: dict[str, Any]) -> dict[str, Any]:
     """Arrays of a flat dict on their shardings, one at a time."""
-    return {path: jax.device_put(value, shardings[path]) for path, value in tree.items()}
+    return {
+        path: jax.device_put(value, shardings[path]) for path, value in tree.items()
+    }
 
 
 def jit_step(function: Any, state_shardings: Any, donate: tuple[int, ...]) -> Any:

@@ -1,6 +1,6 @@
 """The loop from data: every offline algorithm, one step after another, resumable.
 
-    data -> frozen roles -> annotate -> M x accumulate -> apply -> metrics -> checkpoint
+data -> frozen roles -> annotate -> M x accumulate -> apply -> metrics -> checkpoint
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from alanything_jax.checkpoint import manager as checkpoints
 from alanything_jax.data import pipeline
@@ -58,9 +64,10 @@ def train(
     prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
     total = num_steps(experiment, len(prepared.train.groups))
     transformation = optimizers.make(experiment.optimizer, total, prepared.rates)
-    with jax.set_mesh(prepared.mesh), checkpoints.manager(
-        run.checkpoints, experiment.train.keep
-    ) as saved:
+    with (
+        jax.set_mesh(prepared.mesh),
+        checkpoints.manager(run.checkpoints, experiment.train.keep) as saved,
+    ):
         state = compiled.initial_state(
             prepared.trainable, prepared.shardings, prepared.mesh, transformation
         )
@@ -82,12 +89,18 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, say):
     evaluate = functools.partial(heldout.evaluate, prepared, parts)
     first, last = _profiled(options.profile_steps)
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[news]}"),
     )
-    with progress, open_writers(
-        run.path, experiment.name, options.tensorboard, options.wandb
-    ) as write:
+    with (
+        progress,
+        open_writers(
+            run.path, experiment.name, options.tensorboard, options.wandb
+        ) as write,
+    ):
         task = progress.add_task("train", total=total, completed=steps.start, news="")
         if steps.start == 0 and prepared.heldout:
             run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
@@ -112,7 +125,9 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, say):
             if prepared.heldout and (due or number == total):
                 numbers |= evaluate(state.trainable)
             run_dir.append(run.metrics, {"step": number} | numbers)
-            run_dir.append(run.timing, _timing(number, took, began - waited, data.tokens))
+            run_dir.append(
+                run.timing, _timing(number, took, began - waited, data.tokens)
+            )
             write(number, numbers)
             progress.update(task, completed=number, news=_news(numbers))
             if number % options.checkpoint_every == 0 or number == total:
@@ -128,7 +143,9 @@ def _profiled(text):
         return None, None
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise ValueError(f"train.profile_steps {text!r}: write FIRST:LAST, such as 10:13.")
+        raise ValueError(
+            f"train.profile_steps {text!r}: write FIRST:LAST, such as 10:13."
+        )
     return int(first), int(last)
 
 

@@ -47,7 +47,9 @@ def learning_rate(optimizer: Optimizer, total_steps: int) -> optax.Schedule:
     after = {
         "constant": lambda: optax.constant_schedule(peak),
         "linear": lambda: optax.linear_schedule(peak, end, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, optimizer.final_share),
+        "cosine": lambda: optax.cosine_decay_schedule(
+            peak, rest, optimizer.final_share
+        ),
     }[optimizer.schedule]()
     if not optimizer.warmup_steps:
         return after
@@ -72,7 +74,9 @@ def multipliers(
         try:
             factor = float(number)
         except ValueError as error:
-            raise ValueError(f"optimizer.rates {rule!r}: write `pattern=number`.") from error
+            raise ValueError(
+                f"optimizer.rates {rule!r}: write `pattern=number`."
+            ) from error
         hit = False
         for path, value in out.items():
             for place, name in _names(path, value):
@@ -120,7 +124,8 @@ def make(
             optax.sgd(schedule, optimizer.b1 or None),
         ),
         "adafactor": lambda: optax.adafactor(
-            schedule, weight_decay_rate=optimizer.weight_decay or None,
+            schedule,
+            weight_decay_rate=optimizer.weight_decay or None,
             weight_decay_mask=decay,
         ),
     }[optimizer.name]()
@@ -135,7 +140,9 @@ def _times(factors: Mapping[str, Any]) -> optax.GradientTransformation:
     def update(updates, params):
         del params
         return {
-            path: u if np.all(factors[path] == 1) else u * jnp.asarray(factors[path], u.dtype)
+            path: u
+            if np.all(factors[path] == 1)
+            else u * jnp.asarray(factors[path], u.dtype)
             for path, u in updates.items()
         }
 

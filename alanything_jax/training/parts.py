@@ -38,7 +38,9 @@ def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
         totals=jax.jit(functools.partial(step.totals, program)),
         frozen=jax.jit(functools.partial(step.frozen_outputs, program)),
         annotate=jax.jit(program.algorithm.annotate),
-        zeros=pjit.jit_step(functools.partial(step.zero_carry, program), (placed, None), ()),
+        zeros=pjit.jit_step(
+            functools.partial(step.zero_carry, program), (placed, None), ()
+        ),
         accumulate=pjit.jit_step(
             functools.partial(step.accumulate, program), (placed, None), (5,)
         ),
@@ -65,7 +67,9 @@ def run_step(
     return state, {**means(sums), "grad_norm": float(norm)}
 
 
-def place(parts: Compiled, prepared: Prepared, microbatches: Any) -> tuple[list[Batch], Any]:
+def place(
+    parts: Compiled, prepared: Prepared, microbatches: Any
+) -> tuple[list[Batch], Any]:
     """Microbatches on the mesh, and the step's count of every term."""
     batches = [
         pjit.place_batch(batch, prepared.mesh, prepared.rules) for batch in microbatches
@@ -92,14 +96,18 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": loss} | rest
 
 
-def initial_state(trainable: step.Flat, shardings: Any, mesh: Any, transformation: Any) -> Any:
+def initial_state(
+    trainable: step.Flat, shardings: Any, mesh: Any, transformation: Any
+) -> Any:
     """Step 0; the optimizer's state is sharded like the parameters it belongs to."""
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shapes = jax.eval_shape(transformation.init, trainable)
 
     def sharding(path, leaf):
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        same = keys and keys[-1] in trainable and leaf.shape == trainable[keys[-1]].shape
+        same = (
+            keys and keys[-1] in trainable and leaf.shape == trainable[keys[-1]].shape
+        )
         return shardings[keys[-1]] if same else replicated
 
     out = jax.tree_util.tree_map_with_path(sharding, shapes)

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax import hub
-from alanything_jax.data import packing, pipeline
+from alanything_jax.data import fetch, packing, pipeline
 from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
-from alanything_jax.data import fetch
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import params as trees
 from alanything_jax.models.lora import lora_specs
@@ -59,7 +58,9 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     mesh = meshes.make(experiment.compute.mesh)
     table = rules.preset(experiment.compute.rules)
     bundle = load_model(experiment.model, score_head=scoring, seed=experiment.seed)
-    say(f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters")
+    say(
+        f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
+    )
     train, heldout = load_groups(
         experiment.data, bundle.tokenizer, algorithm.min_responses, quarantine, say
     )
@@ -183,11 +184,13 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
         key = reference.cache_key(weights, groups, program.compute_dtype)
         path = fetch.cache_dir() / "reference" / f"{key[:32]}.npz"
 
-        def make(groups=groups):
+        def make(groups=groups, path=path):
             say(f"reference log-probs of {len(groups)} groups -> {path}")
             return reference.compute(logps, groups, plain)
 
         out.append(
-            {f"{role}_logps": reference.cached(path, key, groups, make)} if groups else None
+            {f"{role}_logps": reference.cached(path, key, groups, make)}
+            if groups
+            else None
         )
     return out

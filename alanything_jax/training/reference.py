@@ -64,7 +64,10 @@ def compute(
 
 
 def cached(
-    path: Path, key: str, groups: Sequence[EncodedGroup], make: Callable[[], TokenNumbers]
+    path: Path,
+    key: str,
+    groups: Sequence[EncodedGroup],
+    make: Callable[[], TokenNumbers],
 ) -> TokenNumbers:
     """Read the cache file at `path`, or make it.
 

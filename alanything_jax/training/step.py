@@ -123,7 +123,9 @@ def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Ou
             role: Outputs(logps=batch.numbers[f"{role}_logps"])
             for role in program.frozen_roles
         }
-    return {role: run_role(program, role, params, batch) for role in program.frozen_roles}
+    return {
+        role: run_role(program, role, params, batch) for role in program.frozen_roles
+    }
 
 
 def totals(program: Program, batch: Batch) -> dict[str, jax.Array]:
@@ -189,7 +191,11 @@ def zero_carry(program, trainable, frozen, batch, fixed, counts):
     """Zeros in the shape of `accumulate`'s carry."""
     shapes = jax.eval_shape(
         lambda *arrays: gradients(program, *arrays),
-        trainable, frozen, batch, fixed, counts,
+        trainable,
+        frozen,
+        batch,
+        fixed,
+        counts,
     )
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

@@ -10,7 +10,9 @@ Writer = Callable[[int, Mapping[str, float]], None]
 
 
 @contextlib.contextmanager
-def open_writers(directory: Path, name: str, tensorboard: bool, wandb: bool) -> Iterator[Writer]:
+def open_writers(
+    directory: Path, name: str, tensorboard: bool, wandb: bool
+) -> Iterator[Writer]:
     """A function (step, numbers) -> None that feeds every sink asked for.
 
     Raises:
@@ -52,7 +54,9 @@ def _wandb(directory, name):
             "train.wandb=True needs the wandb package: pip install wandb, or set it "
             "to False."
         ) from error
-    run = wandb.init(project="alanything_jax", name=name, dir=str(directory), resume="allow")
+    run = wandb.init(
+        project="alanything_jax", name=name, dir=str(directory), resume="allow"
+    )
     try:
         yield lambda step, numbers: run.log(dict(numbers), step=step)
     finally:

@@ -139,7 +139,9 @@ def test_padding_content_and_neighbours_change_nothing():
     first = batch.group == 1
     other = batch.replace(tokens=jnp.where(first, batch.tokens, 17))
     mine, theirs = (outputs(params, b)[0] for b in (batch, other))
-    np.testing.assert_allclose(jnp.where(first, mine, 0), jnp.where(first, theirs, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.where(first, mine, 0), jnp.where(first, theirs, 0), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("backend", attention.BACKENDS)
@@ -158,7 +160,9 @@ def test_place_in_the_row_means_nothing(backend):
         source=jnp.asarray(np.where(source >= 0, place[source], -1)),
     )
     before, after = (outputs(params, b, backend=backend)[0] for b in (batch, moved))
-    np.testing.assert_allclose(np.asarray(after), np.asarray(before)[:, order], atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(after), np.asarray(before)[:, order], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -167,9 +171,13 @@ def test_blockwise_equals_dense(window, spans):
     """Forward and backward on random packed rows, with two-way spans and windows."""
     config = toys.CONFIG
     if window:
-        config = dataclasses.replace(config, sliding_window=3, window_layers=(True, False))
+        config = dataclasses.replace(
+            config, sliding_window=3, window_layers=(True, False)
+        )
     params = toys.parameters(config, score_head=True)
-    (batch,), _ = toys.pack(toys.groups(np.random.default_rng(13), 5), rows=2, row_tokens=64)
+    (batch,), _ = toys.pack(
+        toys.groups(np.random.default_rng(13), 5), rows=2, row_tokens=64
+    )
     if spans:
         early = (batch.branch == 0) & (batch.index < 3) & (batch.group > 0)
         batch = batch.replace(span=jnp.where(early, batch.group, 0))

@@ -37,12 +37,18 @@ def messages(value: Any, field: str, role: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (text(role, value),)
     if not isinstance(value, list | tuple):
-        raise BadRecord(field, f"expected text or a list of messages, got {value!r:.60}")
+        raise BadRecord(
+            field, f"expected text or a list of messages, got {value!r:.60}"
+        )
     out = []
     for n, item in enumerate(value):
         if not isinstance(item, Mapping) or not {"role", "content"} <= set(item):
-            raise BadRecord(f"{field}[{n}]", f"needs role and content, got {item!r:.60}")
-        out.append(Message(item["role"], parts(item["content"], f"{field}[{n}].content")))
+            raise BadRecord(
+                f"{field}[{n}]", f"needs role and content, got {item!r:.60}"
+            )
+        out.append(
+            Message(item["role"], parts(item["content"], f"{field}[{n}].content"))
+        )
     return tuple(out)
 
 
@@ -58,7 +64,9 @@ def parts(content: Any, field: str) -> tuple[Part, ...]:
         if kind not in ("text", "image", "audio", "video"):
             raise BadRecord(field, f"part of unknown type {kind!r}")
         value = item.get(kind, item.get("url"))
-        named = {"text": "text"}.get(kind, "data" if isinstance(value, bytes) else "uri")
+        named = {"text": "text"}.get(
+            kind, "data" if isinstance(value, bytes) else "uri"
+        )
         out.append(Part(kind, **{named: value}))
     return tuple(out)
 

@@ -29,7 +29,9 @@ def read(row: Mapping[str, Any], id: str) -> Example:
     """One row. Raises BadRecord where a transcript cannot be split."""
     chosen, rejected = common.need(row, "chosen"), common.need(row, "rejected")
     shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+    while (
+        shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]
+    ):
         shared += 1
     # A turn's marker counts as shared only if all of it is.
     cuts = [m.end() for m in _TURN.finditer(chosen) if m.end() <= shared]
@@ -46,7 +48,9 @@ def read(row: Mapping[str, Any], id: str) -> Example:
         for first, later in (_continuation(side[head:]) for side in (chosen, rejected))
     )
     prompt = _turns(chosen[: head - len("\n\nAssistant:")])
-    return Example(id, prompt, sides, Feedback(chosen=0), common.rest(row, {"chosen", "rejected"}))
+    return Example(
+        id, prompt, sides, Feedback(chosen=0), common.rest(row, {"chosen", "rejected"})
+    )
 
 
 def _continuation(tail):

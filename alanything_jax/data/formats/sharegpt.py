@@ -38,22 +38,29 @@ def read(row: Mapping[str, Any], id: str) -> Example:
     said = tuple(_turn(t, f"conversations[{n}]") for n, t in enumerate(turns))
     if row.get("system"):
         said = (common.text("system", row["system"]), *said)
-    extra = common.rest(row, {"conversations", "system", "chosen", "rejected", "kto_tag"})
+    extra = common.rest(
+        row, {"conversations", "system", "chosen", "rejected", "kto_tag"}
+    )
     if "chosen" in row or "rejected" in row:
         sides = tuple(
-            Response((_turn(common.need(row, side), side),)) for side in ("chosen", "rejected")
+            Response((_turn(common.need(row, side), side),))
+            for side in ("chosen", "rejected")
         )
         return Example(id, said, sides, Feedback(chosen=0), extra)
     labels = (bool(row["kto_tag"]),) if "kto_tag" in row else ()
     first = next((n for n, m in enumerate(said) if m.role == "assistant"), None)
     if not first:
         raise BadRecord("conversations", "needs a human turn, then a gpt turn.")
-    return Example(id, said[:first], (Response(said[first:]),), Feedback(labels=labels), extra)
+    return Example(
+        id, said[:first], (Response(said[first:]),), Feedback(labels=labels), extra
+    )
 
 
 def _turn(turn, field):
     if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
         raise BadRecord(field, f"needs from and value, got {turn!r:.60}")
     if turn["from"] not in _ROLES:
-        raise BadRecord(field, f"unknown speaker {turn['from']!r}; known: {sorted(_ROLES)}")
+        raise BadRecord(
+            field, f"unknown speaker {turn['from']!r}; known: {sorted(_ROLES)}"
+        )
     return common.text(_ROLES[turn["from"]], turn["value"])

@@ -38,7 +38,10 @@ def _pair(row, id):
     used = {"prompt", "chosen", "rejected", "score_chosen", "score_rejected"}
     if "prompt" in row:
         prompt = common.messages(row["prompt"], "prompt", "user")
-        sides = [common.response(v, f) for v, f in ((chosen, "chosen"), (rejected, "rejected"))]
+        sides = [
+            common.response(v, f)
+            for v, f in ((chosen, "chosen"), (rejected, "rejected"))
+        ]
     else:
         prompt, sides = _implicit(chosen, rejected)
     margin = None
@@ -46,7 +49,10 @@ def _pair(row, id):
         margin = float(row["score_chosen"]) - float(row["score_rejected"])
     scores = {n: row[n] for n in ("score_chosen", "score_rejected") if n in row}
     return Example(
-        id, prompt, tuple(sides), Feedback(chosen=0, margin=margin),
+        id,
+        prompt,
+        tuple(sides),
+        Feedback(chosen=0, margin=margin),
         common.rest(row, used) | scores,
     )
 
@@ -77,7 +83,10 @@ def _completion(row, id):
     answer = common.response(common.need(row, "completion"), "completion")
     labels = (bool(row["label"]),) if row.get("label") is not None else ()
     return Example(
-        id, prompt, (answer,), Feedback(labels=labels),
+        id,
+        prompt,
+        (answer,),
+        Feedback(labels=labels),
         common.rest(row, {"prompt", "completion", "label"}),
     )
 
@@ -89,6 +98,9 @@ def _conversation(row, id):
     if not first:
         raise BadRecord("messages", "needs a user message, then an assistant message.")
     return Example(
-        id, said[:first], (Response(said[first:]),), Feedback(),
+        id,
+        said[:first],
+        (Response(said[first:]),),
+        Feedback(),
         common.rest(row, {"messages"}),
     )

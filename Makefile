@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`. Everything lives in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --durations=10
+
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-all lint wheel bench clean
+
+demo: .venv/.base
+	$(BIN)/alanything demo
+
+test: .venv/.test lint
+	$(PYTEST) -m "not slow"
+	@echo "passed. next: make demo (a real model), make test-all (the long ones too)"
+
+test-all: .venv/.test lint
+	$(PYTEST)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: .venv/.base
+	$(BIN)/pip wheel -q --no-deps -w dist .
+	@ls dist
+
+bench: .venv/.test
+	$(BIN)/python benchmarks/dpo_vs_trl.py
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv .venv
+
+.venv/.base: .venv/bin/python setup.py
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+# The CPU build of torch first: asked for by another package, pip would take CUDA's.
+.venv/.test: .venv/.base setup.py
+	$(BIN)/pip install -q torch==2.13.0 || \
+	  $(BIN)/pip install -q torch --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install -q -e '.[test,peers,media,tpu]'
+	@touch $@
