@@ -145,9 +145,14 @@ def manifest(folder: Path, bundle: Bundle) -> dict[str, Any]:
 
 
 def probe(bundle: Bundle) -> tuple[list[int], list[float]]:
-    """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score."""
+    """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score.
+
+    The pad token is left out: a sequence classifier reads its score before it.
+    """
     size = bundle.model.config.vocab_size
+    pad = export_config(bundle).get("pad_token_id")
     ids = [(7 * n * n + 3 * n + 11) % size for n in range(12)]
+    ids = [(i + 1) % size if i == pad else i for i in ids]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
     if "score" in bundle.params.get("heads", {}):
         return ids, [float(bundle.model.scores(bundle.params, inputs)[0, -1])]

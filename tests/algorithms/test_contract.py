@@ -147,7 +147,9 @@ def test_microbatches_equal_the_big_batch(algorithm):
 def test_padding_content_changes_nothing(algorithm):
     packed = batches(algorithm)
     noisy = [b.replace(tokens=jnp.where(b.group == 0, 5, b.tokens)) for b in packed]
-    assert_close(step_gradients(algorithm, packed)[0], step_gradients(algorithm, noisy)[0])
+    assert_close(
+        step_gradients(algorithm, packed)[0], step_gradients(algorithm, noisy)[0]
+    )
 
 
 def test_all_masked_batch_gives_zero_gradients(algorithm):
@@ -243,5 +245,3 @@ def test_loss_falls_on_a_toy_problem(algorithm):
         updates, state = optimizer.update(grads, state)
         params = optax.apply_updates(params, updates)
     assert losses[-1] < losses[0]
-
-
