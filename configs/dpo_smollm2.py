@@ -30,5 +30,5 @@ def config() -> Experiment:
         adapter=Lora(rank=16, alpha=32.0),
         optimizer=Optimizer(learning_rate=1e-4, warmup_steps=2),
         train=Train(epochs=1, groups_per_step=8, checkpoint_every=3),
-        compute=Compute(row_tokens=1024),
+        compute=Compute(row_tokens=1024, block=256, remat="dots"),
     )

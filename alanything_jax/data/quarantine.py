@@ -57,7 +57,7 @@ class Quarantine:
             raise TooManyBad(
                 f"{len(bad)} of {self.seen} records are bad, more than the tolerated "
                 f"{self.max_share:.0%}: {first}. All are listed in {self.path}. Mend the "
-                "data, or raise data.max_bad_share."
+                "data, or raise max_bad_share."
             )
 
     def summary(self) -> str:

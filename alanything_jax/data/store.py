@@ -139,8 +139,6 @@ def write(
     Raises:
       ValueError: the directory exists and is not empty.
     """
-    from array_record.python import array_record_module
-
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(
@@ -149,12 +147,28 @@ def write(
     aside = directory.with_name(directory.name + ".incomplete")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    try:
+        sizes = _write_shards(examples, aside, records_per_shard)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _describe(aside, sizes)
+    if directory.exists():
+        directory.rmdir()
+    os.replace(aside, directory)
+    return sum(count for count, _ in sizes)
+
+
+def _write_shards(examples, folder, records_per_shard):
+    """All shards, named as TFDS names them; returns [records, bytes] of each."""
+    from array_record.python import array_record_module
+
     sizes, shards, writer = [], [], None
     for number, example in enumerate(examples):
         if number % records_per_shard == 0:
             if writer:
                 writer.close()
-            shards.append(aside / f"shard-{len(shards):05d}")
+            shards.append(folder / f"shard-{len(shards):05d}")
             sizes.append([0, 0])
             writer = array_record_module.ArrayRecordWriter(
                 str(shards[-1]), "group_size:1"
@@ -164,17 +178,12 @@ def write(
         sizes[-1][0] += 1
         sizes[-1][1] += len(record)
     if writer is None:
-        shutil.rmtree(aside)
         raise ValueError("no record to write: every row was set aside.")
     writer.close()
     for n, shard in enumerate(shards):
         name = f"{NAME}-train.array_record-{n:05d}-of-{len(shards):05d}"
-        os.replace(shard, aside / name)
-    _describe(aside, sizes)
-    if directory.exists():
-        directory.rmdir()
-    os.replace(aside, directory)
-    return sum(count for count, _ in sizes)
+        os.replace(shard, folder / name)
+    return sizes
 
 
 def _describe(directory, sizes):

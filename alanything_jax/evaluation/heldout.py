@@ -67,6 +67,21 @@ def measure(
     )
 
 
+def of_reference(prepared: Prepared) -> Responses | None:
+    """The base model's numbers where its log-probs are cached with the data, else None."""
+    if not prepared.heldout.token_numbers:
+        return None
+    (cached,) = prepared.heldout.token_numbers.values()
+    groups = prepared.heldout.groups
+    shape = (len(groups), prepared.heldout.layout.responses)
+    values, tokens = np.full(shape, np.nan), np.full(shape, np.nan)
+    for row, (group, logps) in enumerate(zip(groups, cached, strict=True)):
+        for n, (branch, some) in enumerate(zip(group.branches, logps, strict=True)):
+            values[row, n] = np.sum(some[branch.scored], dtype=np.float64)
+            tokens[row, n] = branch.scored.sum()
+    return Responses(values, tokens)
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """A share of successes with its 95% Wilson interval."""

@@ -61,19 +61,9 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
     Raises:
       FileNotFoundError, ValueError: no such file; truncated; unknown architecture.
     """
-    from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    if not path.exists():
-        raise FileNotFoundError(f"no model at {path}.")
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ValueError(
-            f"{path} is truncated or no GGUF file ({type(error).__name__}: {error}). "
-            "Download it again."
-        ) from error
-    meta = {name: field.contents() for name, field in reader.fields.items()}
+    reader, meta = _open(path)
     config = hf_config(meta, {t.name for t in reader.tensors}, path)
     cfg = families.config_from_hf(config)
     found = {}
@@ -106,6 +96,27 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
         },
         extra=extra,
     )
+
+
+def gguf_tokenizer(path: Path) -> Any | None:
+    """Only the tokenizer of a .gguf file; None where it holds none."""
+    return tokenizer(_open(path)[1], path)
+
+
+def _open(path):
+    """The reader and the metadata of a file."""
+    from gguf import GGUFReader
+
+    if not path.exists():
+        raise FileNotFoundError(f"no model at {path}.")
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or no GGUF file ({type(error).__name__}: {error}). "
+            "Download it again."
+        ) from error
+    return reader, {name: field.contents() for name, field in reader.fields.items()}
 
 
 def rename(name: str) -> str:

@@ -65,7 +65,7 @@ def load(
     return Bundle(
         model=Model(config["model_type"], cfg),
         params=params,
-        tokenizer=_tokenizer(directory),
+        tokenizer=read_tokenizer(directory),
         hf_config=config,
         source=str(path),
         directory=directory,
@@ -151,7 +151,9 @@ def _json(path):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _tokenizer(directory):
+def read_tokenizer(path: str | Path) -> Any | None:
+    """The tokenizer of a directory or hub id; None where there are no files of one."""
+    directory = _directory(path)
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer

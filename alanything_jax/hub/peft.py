@@ -64,9 +64,9 @@ def adapter_tensors(bundle: Bundle, adapter: dict[str, Any]) -> dict[str, np.nda
         if f"{base}/a" not in small:
             continue
         a, b = (np.asarray(small[f"{base}/{n}"][tensor.layer]) for n in ("a", "b"))
-        rank = a.shape[-1]
+        rank = a.shape[0]
         module = f"base_model.model.{name.removesuffix('.weight')}"
         assert a.ndim == num_inputs(base) + 1
-        out[f"{module}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, rank).T)
+        out[f"{module}.lora_A.weight"] = np.ascontiguousarray(a.reshape(rank, -1))
         out[f"{module}.lora_B.weight"] = np.ascontiguousarray(b.reshape(rank, -1).T)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from alanything_jax.data import fetch
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
-from alanything_jax.hub.load import load
+from alanything_jax.hub.gguf import gguf_tokenizer
+from alanything_jax.hub.load import load, read_tokenizer
 from alanything_jax.models import families, params
 from alanything_jax.models.model import Model
 
@@ -55,6 +56,21 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
         heads = jax.tree.map(lambda x: x.astype(dtype), heads)
         bundle = dataclasses.replace(bundle, params=bundle.params | {"heads": heads})
     return bundle
+
+
+def load_tokenizer(path: str) -> Any:
+    """Only the tokenizer of what `ModelSource.path` may name.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if path.startswith("tiny:"):
+        return byte_tokenizer()
+    place = fetch.resolve(path)
+    found = gguf_tokenizer(place) if place.suffix == ".gguf" else read_tokenizer(place)
+    if found is None:
+        raise ValueError(f"{path} has no tokenizer files; give a model that has.")
+    return found
 
 
 def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:

@@ -15,6 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+
+# Rematerialization that keeps matmuls keeps attention's results too, under this name.
+SAVED = "attention"
 
 
 @flax.struct.dataclass
@@ -103,7 +107,7 @@ def _forward(q, k, v, planned):
 
 
 def _save(q, k, v, planned):
-    out, lse = _forward(q, k, v, planned)
+    out, lse = (checkpoint_name(x, SAVED) for x in _forward(q, k, v, planned))
     return out, (q, k, v, planned, out, lse)
 
 

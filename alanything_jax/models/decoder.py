@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.models import attention, layers
+from alanything_jax.models import attention, blockwise, layers
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.params import ParamSpec
 from alanything_jax.schema import Batch
@@ -125,7 +125,11 @@ def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat):
     if remat == "full":
         body = jax.checkpoint(body)
     elif remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policies = jax.checkpoint_policies
+        policy = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(blockwise.SAVED),
+        )
         body = jax.checkpoint(body, policy=policy)
     x, cache = jax.lax.scan(body, x, (params["layers"], lora_layers, slides, cache))
     return layers.rms_norm(x, params["final_norm"]["scale"], cfg.norm_eps), cache

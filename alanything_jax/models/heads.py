@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -35,7 +37,7 @@ def token_logps(
     """[B, T] float32 log p(token | what it may see); 0 where a token is not scored.
 
     Scored tokens are gathered to the front of each row and scored `chunk` at a time;
-    chunks that hold none are skipped, and logits are recomputed in the backward pass.
+    chunks that hold none are skipped, and no logits are kept for the backward pass.
     """
     length = batch.tokens.shape[1]
     chunk = min(chunk, length)
@@ -48,16 +50,12 @@ def token_logps(
         return rearrange(x, "b (n c) -> n b c", c=chunk)
 
     source, target, scored = map(front, (batch.source, batch.tokens, batch.scored))
-    kernel = lm_kernel(params, cfg)
+    kernel = lm_kernel(params, cfg).astype(hidden.dtype)
 
-    @jax.checkpoint
     def score(states, target):
-        z = jnp.tensordot(
-            states, kernel.astype(states.dtype), 1, preferred_element_type=jnp.float32
-        )
-        z = z / temperature
-        picked = jnp.take_along_axis(z, target[..., None], axis=-1)[..., 0]
-        return picked - jax.nn.logsumexp(z, axis=-1)
+        flat = rearrange(states, "b c d -> (b c) d")
+        out = _logps(flat, kernel, target.reshape(-1), temperature)
+        return out.reshape(target.shape)
 
     def body(_, block):
         source, target, scored = block
@@ -75,6 +73,46 @@ def token_logps(
     _, logps = jax.lax.scan(body, None, (source, target, scored))
     logps = rearrange(logps, "n b c -> b (n c)")[:, :length]
     return jnp.take_along_axis(logps, jnp.argsort(order, axis=1), axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _logps(states, kernel, target, temperature):
+    """log p of each target: states [n, D], kernel [D, V], target [n] -> [n] float32."""
+    return _picked(states, kernel, target, temperature)[0]
+
+
+def _picked(states, kernel, target, temperature):
+    """Log-probs of the targets, the logits they come from, and their logsumexp."""
+    z = jnp.dot(states, kernel, preferred_element_type=jnp.float32) / temperature
+    lse = jax.nn.logsumexp(z, axis=-1)
+    return jnp.take_along_axis(z, target[:, None], axis=-1)[:, 0] - lse, z, lse
+
+
+def _logps_forward(states, kernel, target, temperature):
+    """A frozen kernel needs no second look at the logits: the gradient of each log-prob
+    by its state, [n, D], is made here and only scaled later."""
+    learnt = kernel.perturbed
+    states, kernel, target = states.value, kernel.value, target.value
+    out, z, lse = _picked(states, kernel, target, temperature)
+    if learnt:
+        return out, (states, kernel, target, lse, None)
+    weights = jnp.exp(z - lse[:, None]).astype(states.dtype)
+    slope = jnp.take(kernel, target, axis=1).T - weights @ kernel.T
+    return out, (None, None, None, None, slope / temperature)
+
+
+def _logps_backward(temperature, saved, grad):
+    states, kernel, target, lse, slope = saved
+    if slope is not None:
+        return grad[:, None].astype(slope.dtype) * slope, None, None
+    z = jnp.dot(states, kernel, preferred_element_type=jnp.float32) / temperature
+    hit = jnp.arange(z.shape[1]) == target[:, None]
+    dz = grad[:, None] / temperature * (hit - jnp.exp(z - lse[:, None]))
+    dz = dz.astype(states.dtype)
+    return dz @ kernel.T, states.T @ dz, None
+
+
+_logps.defvjp(_logps_forward, _logps_backward, symbolic_zeros=True)
 
 
 def scores(params: dict, hidden: jax.Array) -> jax.Array:

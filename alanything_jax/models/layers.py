@@ -56,17 +56,24 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def dense(
     x: jax.Array, p: dict, lora: dict | None, num_in: int, scale: float
 ) -> jax.Array:
-    """`x @ kernel + bias`, plus `scale * (x @ a) @ b` where an adapter is given.
+    """`x @ kernel + bias`, plus `scale * (x @ a.T) @ b` where an adapter is given.
 
     The last `num_in` dims of x meet the first `num_in` dims of the kernel.
     """
-    y = jnp.tensordot(x, p["kernel"].astype(x.dtype), num_in)
-    if "bias" in p:
-        y = y + p["bias"].astype(x.dtype)
+    kernel, lead = p["kernel"], x.shape[: x.ndim - num_in]
+    out_dims = kernel.shape[num_in:]
+    fan_in = math.prod(kernel.shape[:num_in])
+    # As plain matrices: XLA for CPU copies both sides of a gradient's contraction over
+    # two dims (measured: 1.4x the time of a kernel's forward and backward pass).
+    flat = x.reshape(-1, fan_in)
+    y = flat @ kernel.reshape(fan_in, -1).astype(x.dtype)
     if lora is not None:
-        low = jnp.tensordot(x, lora["a"].astype(x.dtype), num_in)
-        y = y + scale * jnp.tensordot(low, lora["b"].astype(x.dtype), 1)
-    return y
+        a, b = (
+            lora[n].reshape(lora[n].shape[0], -1).astype(x.dtype) for n in ("a", "b")
+        )
+        y = y + (scale * (flat @ a.T)) @ b
+    y = y.reshape(*lead, *out_dims)
+    return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 
 def gated_mlp(x: jax.Array, p: dict, lora: dict, scale: float) -> jax.Array:

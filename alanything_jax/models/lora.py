@@ -1,8 +1,8 @@
 """LoRA: a second, small pytree beside frozen parameters.
 
-Hu et al. 2021 (arXiv:2106.09685): W + scale * A B with A random and B zero, so training
-starts at the base model; scale = alpha / rank, or alpha / sqrt(rank) (rsLoRA,
-arXiv:2312.03732). The policy with its LoRA off is the reference model.
+Hu et al. 2021 (arXiv:2106.09685): W + scale * A^T B with A [r, in] random and B [r, out]
+zero, so training starts at the base model; scale = alpha / rank, or alpha / sqrt(rank)
+(rsLoRA, arXiv:2312.03732). The policy with its LoRA off is the reference model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """What multiplies A B."""
+        """What multiplies A^T B."""
         root = math.sqrt(self.rank) if self.rank_stabilized else self.rank
         return self.alpha / root
 
@@ -63,8 +63,8 @@ def lora_specs(specs: Tree, lora: Lora) -> Tree:
         split = 1 + num_inputs(base)
         fan_in = math.prod(spec.shape[1:split])
         out[f"{base}/a"] = ParamSpec(
-            (*spec.shape[:split], lora.rank),
-            (*spec.axes[:split], None),
+            (spec.shape[0], lora.rank, *spec.shape[1:split]),
+            (spec.axes[0], None, *spec.axes[1:split]),
             "normal",
             fan_in,
         )
@@ -82,11 +82,13 @@ def lora_specs(specs: Tree, lora: Lora) -> Tree:
 
 
 def merge(params: Tree, adapter: Tree, scale: float) -> Tree:
-    """Parameters with `scale * A B` added to each adapted kernel, in float32."""
+    """Parameters with `scale * A^T B` added to each adapted kernel, in float32."""
     flat, small = flatten(params), flatten(adapter)
     for path in {p.rpartition("/")[0] for p in small}:
         kernel = flat[f"{path}/kernel"]
         a, b = (small[f"{path}/{n}"].astype(jnp.float32) for n in ("a", "b"))
-        delta = jnp.stack([jnp.tensordot(x, y, 1) for x, y in zip(a, b, strict=True)])
+        delta = jnp.stack(
+            [jnp.tensordot(x, y, (0, 0)) for x, y in zip(a, b, strict=True)]
+        )
         flat[f"{path}/kernel"] = (kernel + scale * delta).astype(kernel.dtype)
     return unflatten(flat)

@@ -44,7 +44,9 @@ def evaluate(
     transformation = optimizers.make(experiment.optimizer, total, prepared.rates)
     with jax.set_mesh(prepared.mesh):
         parts = compiled.compile_parts(prepared, transformation)
-        _, base = heldout.measure(prepared, parts, prepared.trainable)
+        base = heldout.of_reference(prepared)
+        if base is None:
+            _, base = heldout.measure(prepared, parts, prepared.trainable)
         report = {"base": figures(base), "aligned": None}
         if run.checkpoints.exists():
             state = compiled.initial_state(

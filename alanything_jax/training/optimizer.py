@@ -19,8 +19,8 @@ class Optimizer:
     """Optimizer settings.
 
     Attributes:
-      warmup_steps: linear warm-up from 0; then `schedule` down to `final_share` of the
-        learning rate.
+      warmup_steps: steps n = 1, 2, ... of a linear warm-up train at n / (warmup_steps + 1)
+        of the rate, none at 0; then `schedule` down to `final_share` of it.
       weight_decay: on kernels and tables, never on norms, biases.
       clip_norm: largest global gradient norm; 0 = no clipping.
       rates: `pattern=multiplier` on parameter paths such as `layers/29/attn/q/kernel`
@@ -53,7 +53,8 @@ def learning_rate(optimizer: Optimizer, total_steps: int) -> optax.Schedule:
     }[optimizer.schedule]()
     if not optimizer.warmup_steps:
         return after
-    warmup = optax.linear_schedule(0.0, peak, optimizer.warmup_steps)
+    first = peak / (optimizer.warmup_steps + 1)
+    warmup = optax.linear_schedule(first, peak, optimizer.warmup_steps)
     return optax.join_schedules([warmup, after], [optimizer.warmup_steps])
 
 

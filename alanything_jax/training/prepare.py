@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
 from alanything_jax.data import fetch, packing, pipeline
@@ -185,8 +186,14 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
         path = fetch.cache_dir() / "reference" / f"{key[:32]}.npz"
 
         def make(groups=groups, path=path):
-            say(f"reference log-probs of {len(groups)} groups -> {path}")
-            return reference.compute(logps, groups, plain)
+            say(f"reference log-probs of {len(groups)} groups, once, into {path}")
+            with Progress(
+                "reference", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            ) as bar:
+                task = bar.add_task("reference", total=len(groups))
+                return reference.compute(
+                    logps, groups, plain, lambda done: bar.update(task, completed=done)
+                )
 
         out.append(
             {f"{role}_logps": reference.cached(path, key, groups, make)}

@@ -49,7 +49,7 @@ def compute(
     forward: Callable[[Batch], jax.Array],
     groups: Sequence[EncodedGroup],
     layout: packing.Layout,
-    report: Callable[[int, int], None] = lambda done, of: None,
+    report: Callable[[int], None] = lambda done: None,
 ) -> TokenNumbers:
     """Run `forward(batch) -> [B, T]` over all groups, a layout's worth at a time."""
     out: TokenNumbers = [[np.zeros(0)] * len(group.branches) for group in groups]
@@ -59,7 +59,7 @@ def compute(
             values = np.asarray(forward(packing.lay_out(some, rows, layout)))
             for (g, b), array in packing.take(some, rows, values).items():
                 out[first + g][b] = array.astype(np.float32)
-        report(first + len(some), len(groups))
+        report(first + len(some))
     return out
 
 

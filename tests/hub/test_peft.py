@@ -61,8 +61,8 @@ def test_peft_equals_merged(tmp_path, stabilized, targets):
 
 
 def test_lora_without_a_target_says_what_there_is():
-    from tests import toys
     from alanything_jax.models.model import Model
+    from tests import toys
 
     specs = Model("toy", toys.CONFIG).specs()
     with pytest.raises(ValueError, match="match no kernel; the kernels are"):

@@ -1,0 +1,202 @@
+"""`alanything data convert|inspect|check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rich.console
+import rich.markup
+import rich.table
+import tyro
+
+from alanything_jax.data.encode import Limits, encode
+from alanything_jax.hub.source import load_tokenizer
+from alanything_jax.pipelines import data
+from alanything_jax.schema import Example, Message
+
+_USAGE = """usage: alanything data convert SOURCE OUT | inspect SOURCE | check SOURCE
+
+  convert   any source to a TFDS/ArrayRecord data set
+  inspect   look at records; with --model, at the tokens that are scored
+  check     read every record, count, list the bad ones (exit 1 if there are any)
+
+SOURCE is .json, .jsonl, .parquet or a converted data set.
+alanything data VERB --help tells more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """How a source is read.
+
+    Attributes:
+      format: hh_rlhf, sharegpt, trl, or auto: by the first row.
+      columns: `ours=theirs` pairs, such as prompt=question chosen=good rejected=bad.
+    """
+
+    format: str = "auto"
+    columns: tuple[str, ...] = ()
+
+
+def convert(
+    source: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    read: tyro.conf.OmitArgPrefixes[Read] = Read(),
+    max_bad_share: float = 0.05,
+) -> int:
+    """Write a source as a TFDS/ArrayRecord data set.
+
+    Args:
+      source: .json, .jsonl, .parquet or a data set.
+      out: a new directory.
+      max_bad_share: share of bad rows above which nothing is written.
+    """
+    place = data.Source(source, read.format, read.columns)
+    aside = data.convert(place, out, max_bad_share)
+    kept = aside.seen - len(aside.entries)
+    print(f"wrote {out}: {kept} of {aside.seen} records ({aside.summary()})")
+    if aside.entries:
+        print(f"set aside, with reasons: {aside.path}")
+    print(f"next: alanything data inspect {out}")
+    return 0
+
+
+def inspect(
+    source: tyro.conf.Positional[str],
+    read: tyro.conf.OmitArgPrefixes[Read] = Read(),
+    row: int = 0,
+    count: int = 3,
+    model: str = "",
+) -> int:
+    """Show records as they are read.
+
+    Args:
+      source: .json, .jsonl, .parquet or a data set.
+      row: the first to show.
+      count: how many.
+      model: its tokenizer and chat template show what is scored, in green.
+    """
+    console = rich.console.Console(highlight=False)
+    tokenizer = load_tokenizer(model) if model else None
+    shown = 0
+    place = data.Source(source, read.format, read.columns)
+    for number, example in data.some(place, row, count):
+        shown += 1
+        console.rule(f"row {number}")
+        if isinstance(example, Exception):
+            console.print(f"[red]bad:[/] {rich.markup.escape(str(example))}")
+        elif tokenizer is not None:
+            _show_tokens(console, example, tokenizer)
+        else:
+            _show(console, example)
+    if not shown:
+        print(f"{source} has no row {row}.", file=sys.stderr)
+        return 1
+    print(f"next: alanything data check {source}")
+    return 0
+
+
+def check(
+    source: tyro.conf.Positional[str],
+    read: tyro.conf.OmitArgPrefixes[Read] = Read(),
+    model: str = "",
+    max_group_tokens: int = 4096,
+) -> int:
+    """Read every record and count what is there. Exit code 1 if any is bad.
+
+    Args:
+      source: .json, .jsonl, .parquet or a data set.
+      model: encode too, with this model's tokenizer and chat template.
+      max_group_tokens: the limit that counts as too long.
+    """
+    place = data.Source(source, read.format, read.columns)
+    tokenizer = load_tokenizer(model) if model else None
+    report = data.check(place, tokenizer, Limits(max_group_tokens=max_group_tokens))
+    table = rich.table.Table("what", "how many")
+    table.add_row("records", str(report.records))
+    for size, number in sorted(report.responses.items()):
+        table.add_row(f"with {size} response{'s' * (size != 1)}", str(number))
+    for counter in (report.feedback, report.modalities):
+        for name, number in counter.items():
+            if number:
+                table.add_row(name, str(number))
+    for name, values in report.tokens.items():
+        told = ", ".join(f"{k} {v}" for k, v in data.quantiles(values).items())
+        table.add_row(f"tokens of a {name}", told)
+    if report.too_long:
+        table.add_row(f"over {max_group_tokens} tokens", str(report.too_long))
+    table.add_row("bad", str(len(report.bad)))
+    rich.console.Console().print(table)
+    for number, reason in report.bad[:20]:
+        print(f"{source} row {number}: {reason}", file=sys.stderr)
+    if len(report.bad) > 20:
+        print(f"... and {len(report.bad) - 20} more", file=sys.stderr)
+    if not report.bad:
+        print("sound")
+    return 1 if report.bad else 0
+
+
+def _show(console: rich.console.Console, example: Example) -> None:
+    _show_messages(console, "prompt", example.prompt)
+    for n, response in enumerate(example.responses):
+        chosen = example.feedback.chosen
+        word = {True: "chosen", False: "rejected"}[n == chosen]
+        name = word if chosen is not None else f"response {n}"
+        _show_messages(console, name, response.messages)
+    given = {
+        field.name: getattr(example.feedback, field.name)
+        for field in dataclasses.fields(example.feedback)
+        if getattr(example.feedback, field.name) not in (None, ())
+    }
+    for title, value in (("feedback", given), ("extra", dict(example.extra))):
+        if value:
+            console.print(f"[bold]{title}[/] {rich.markup.escape(repr(value))}")
+
+
+def _show_messages(console, name: str, messages: Sequence[Message]) -> None:
+    colour = {"chosen": "green", "rejected": "red"}.get(name, "cyan")
+    for message in messages:
+        media = [part.kind for part in message.parts if part.kind != "text"]
+        said = rich.markup.escape(message.text + "".join(f" <{m}>" for m in media))
+        console.print(f"[bold {colour}]{name}[/] [dim]{message.role}[/] {said}")
+
+
+def _show_tokens(console, example: Example, tokenizer) -> None:
+    """The group as the model reads it; scored tokens in green."""
+    try:
+        group = encode(example, tokenizer, Limits(max_group_tokens=1 << 30))
+    except ValueError as error:
+        console.print(f"[red]bad:[/] {rich.markup.escape(str(error))}")
+        return
+    prompt = rich.markup.escape(tokenizer.decode(group.prompt))
+    console.print(f"[bold cyan]prompt[/] [dim]{len(group.prompt)} tokens[/]\n{prompt}")
+    for number, branch in enumerate(group.branches):
+        pieces = []
+        for start, stop in _runs(branch.scored):
+            text = rich.markup.escape(tokenizer.decode(branch.tokens[start:stop]))
+            pieces.append(f"[green]{text}[/]" if branch.scored[start] else text)
+        told = f"{len(branch.tokens)} tokens, {int(branch.scored.sum())} scored"
+        console.print(f"[bold]response {number}[/] [dim]{told}[/]\n{''.join(pieces)}")
+
+
+def _runs(mask):
+    """(start, stop) of the stretches of equal values."""
+    cuts = np.flatnonzero(np.diff(mask)) + 1
+    edges = [0, *cuts.tolist(), len(mask)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+VERBS = {"convert": convert, "inspect": inspect, "check": check}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Find the verb, parse, run."""
+    argv = list(argv)
+    if not argv or argv[0] not in VERBS:
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        print(_USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return tyro.cli(VERBS[argv[0]], prog=f"alanything data {argv[0]}", args=argv[1:])
