@@ -80,6 +80,7 @@ def with_reference(algorithm, batch, seed=0):
     return batch.replace(numbers=batch.numbers | fixed)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def annotated(program, batch):
     fixed = step.frozen_outputs(program, {}, batch)
     stacked = jax.tree.map(lambda x: x[None], (batch, fixed))
@@ -88,6 +89,7 @@ def annotated(program, batch):
     return batch.replace(numbers=batch.numbers | numbers), fixed
 
 
+@functools.cache
 def parameters(algorithm):
     scoring = "scores" in algorithm.roles.values()
     role = algorithm.trains[0]
@@ -97,22 +99,23 @@ def parameters(algorithm):
     return {f"{role}/{path}": value for path, value in flat.items()}
 
 
-@functools.cache
-def compiled(algorithm, **compute):
-    program = toys.program(algorithm, **compute)
-    return jax.jit(functools.partial(step.gradients, program))
+# Jitted once for all tests: what is static is hashable.
+totals = jax.jit(step.totals, static_argnums=0)
+gradients = jax.jit(step.gradients, static_argnums=0)
+run_role = jax.jit(step.run_role, static_argnums=(0, 1))
+microbatch_loss = jax.jit(step.microbatch_loss, static_argnums=0)
 
 
 def step_gradients(algorithm, packed, params=None):
     """Gradients and sums of a whole step, over all its microbatches."""
     program = toys.program(algorithm)
-    counts = [step.totals(program, batch) for batch in packed]
+    counts = [totals(program, batch) for batch in packed]
     counts = jax.tree.map(lambda *c: sum(c), *counts)
     params = params or parameters(algorithm)
     total = None
     for batch in packed:
         batch, fixed = annotated(program, batch)
-        new = compiled(algorithm)(params, {}, batch, fixed, counts)
+        new = gradients(program, params, {}, batch, fixed, counts)
         total = new if total is None else jax.tree.map(jnp.add, total, new)
     return total
 
@@ -174,7 +177,7 @@ def test_counts_depend_on_masks_only(algorithm):
     )
     outputs = fixed | {algorithm.trains[0]: Outputs(values, values)}
     terms, _ = algorithm.loss(numbers, outputs)
-    expected = step.totals(program, batch)
+    expected = totals(program, batch)
     assert {n: float(t.count) for n, t in terms.items()} == {
         n: float(c) for n, c in expected.items()
     }
@@ -187,7 +190,7 @@ def test_swapping_responses_flips_the_margin(algorithm):
     program = toys.program(algorithm)
     batch, fixed = annotated(program, batch)
     params, role = parameters(algorithm), algorithm.trains[0]
-    outputs = fixed | {role: step.run_role(program, role, params, batch)}
+    outputs = fixed | {role: run_role(program, role, params, batch)}
     swapped = batch.replace(table=batch.table[:, ::-1])
     margins = [
         algorithm.loss(b, outputs)[1]["reward_margin"].total for b in (batch, swapped)
@@ -214,7 +217,7 @@ def test_no_gradient_to_frozen_roles(algorithm):
         full = batch.replace(numbers=batch.numbers | numbers)
         return step.microbatch_loss(program, params, frozen, full, fixed, counts)[0]
 
-    grads = jax.grad(loss)(frozen)
+    grads = jax.jit(jax.grad(loss))(frozen)
     assert all(float(jnp.max(jnp.abs(g))) == 0.0 for g in jax.tree.leaves(grads))
     assert role in algorithm.roles
 
@@ -223,11 +226,11 @@ def test_bfloat16_is_close_to_float32(algorithm):
     packed = batches(algorithm)
     exact = step_gradients(algorithm, packed)[1]["loss"].total
     program = dataclasses.replace(toys.program(algorithm), compute_dtype="bfloat16")
-    counts = jax.tree.map(lambda *c: sum(c), *[step.totals(program, b) for b in packed])
+    counts = jax.tree.map(lambda *c: sum(c), *[totals(program, b) for b in packed])
     rough = 0.0
     for batch in packed:
         batch, fixed = annotated(program, batch)
-        rough += step.microbatch_loss(
+        rough += microbatch_loss(
             program, parameters(algorithm), {}, batch, fixed, counts
         )[0]
     assert abs(float(rough - exact)) < 0.05 * max(1.0, abs(float(exact)))
