@@ -46,5 +46,5 @@ clean:
 .venv/.test: .venv/.base setup.py
 	$(BIN)/pip install -q torch==2.13.0 || \
 	  $(BIN)/pip install -q torch --index-url https://download.pytorch.org/whl/cpu
-	$(BIN)/pip install -q -e '.[test,peers,media]'
+	$(BIN)/pip install -q -e '.[test,peers,media,tpu]'
 	@touch $@

@@ -121,7 +121,8 @@ def tiny(experiment: Experiment) -> Experiment:
         compute=change(
             experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
         ),
-        optimizer=change(experiment.optimizer, learning_rate=2e-3),
+        # Rates name layers that a model of two layers may not have.
+        optimizer=change(experiment.optimizer, learning_rate=2e-3, rates=()),
     )
 
 

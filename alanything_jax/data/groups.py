@@ -13,7 +13,7 @@ from alanything_jax.data import formats, generated, sources, store
 from alanything_jax.data.encode import BadRecord, EncodedGroup, Limits, TooLong, encode
 from alanything_jax.data.fetch import resolve
 from alanything_jax.data.quarantine import Quarantine
-from alanything_jax.schema import Example
+from alanything_jax.schema import Example, Feedback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Data:
       format: name of a reader in `data/formats`, or "auto".
       columns: `ours=theirs` pairs for the "columns" format.
       sha256: the pinned hash of a `pypi:` package.
+      responses: "all" of a record, or the "chosen" one alone; "auto" takes the chosen one
+        where the algorithm compares none, so that SFT never imitates rejected answers.
       heldout_path: held-out rows; without it `heldout_groups` are split off by seed.
       max_group_tokens: longest group kept, its prompt counted once.
       truncation: what happens to a record over a limit.
@@ -37,6 +39,7 @@ class Data:
     format: str = "auto"
     columns: tuple[str, ...] = ()
     sha256: str = ""
+    responses: Literal["auto", "all", "chosen"] = "auto"
     heldout_path: str | None = None
     heldout_groups: int = 0
     split_seed: int = 0
@@ -106,6 +109,10 @@ def _encoded(data, path, tokenizer, min_responses, quarantine):
         try:
             if isinstance(example, Exception):
                 raise example
+            if data.responses == "chosen" or (
+                data.responses == "auto" and min_responses == 1
+            ):
+                example = only_chosen(example)
             if len(example.responses) < min_responses:
                 raise BadRecord(
                     "responses",
@@ -116,6 +123,19 @@ def _encoded(data, path, tokenizer, min_responses, quarantine):
         except ValueError as error:
             quarantine.add(path, row, error, fault=not isinstance(error, TooLong))
     return groups
+
+
+def only_chosen(example: Example) -> Example:
+    """The example with its preferred response alone; as it is where none is preferred."""
+    chosen = example.feedback.chosen
+    if chosen is None:
+        return example
+    labels = example.feedback.labels[chosen : chosen + 1]
+    return dataclasses.replace(
+        example,
+        responses=(example.responses[chosen],),
+        feedback=Feedback(chosen=0, labels=labels, rater=example.feedback.rater),
+    )
 
 
 def examples(

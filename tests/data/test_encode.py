@@ -15,7 +15,9 @@ TOK = byte_tokenizer()
 
 
 def example(chosen="yes", rejected="yeah no", prompt="ok?", **row):
-    return trl.read({"prompt": prompt, "chosen": chosen, "rejected": rejected} | row, "e")
+    return trl.read(
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected} | row, "e"
+    )
 
 
 def test_prompt_once_and_branches():
@@ -97,15 +99,23 @@ def test_bad_records_are_listed_and_the_rest_goes_on(tmp_path):
     data = groups.Data(path, max_bad_share=0.5, max_group_tokens=200)
     train, heldout = groups.load_groups(data, TOK, 2, tmp_path / "q.jsonl", told.append)
     assert len(train) == 2 and heldout == []
-    listed = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
-    assert [(e["row"], e["fault"]) for e in listed] == [(1, True), (2, True), (4, False)]
+    listed = [
+        json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()
+    ]
+    assert [(e["row"], e["fault"]) for e in listed] == [
+        (1, True),
+        (2, True),
+        (4, False),
+    ]
     assert "responses[0]: empty" in listed[0]["reason"]
     assert "5 records, 2 kept (2 bad, 1 over a token limit)" in told[0]
 
 
 def test_too_many_bad_records_stop_the_run_with_the_list(tmp_path):
     path = write(tmp_path / "d.jsonl", [GOOD, GOOD | {"rejected": ""}])
-    with pytest.raises(TooManyBad, match=r"1 of 2 records are bad.*d.jsonl row 1.*q.jsonl"):
+    with pytest.raises(
+        TooManyBad, match=r"1 of 2 records are bad.*d.jsonl row 1.*q.jsonl"
+    ):
         groups.load_groups(groups.Data(path), TOK, 2, tmp_path / "q.jsonl")
 
 

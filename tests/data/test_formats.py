@@ -59,7 +59,11 @@ def test_trl_prompt_completion_and_kto():
 
 
 def test_trl_messages():
-    row = {"messages": chat(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))}
+    row = {
+        "messages": chat(
+            ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")
+        )
+    }
     example = read(row)
     assert said(example.prompt) == [("user", "a")]
     assert said(example.responses[0].messages) == [
@@ -71,10 +75,19 @@ def test_trl_messages():
 
 def test_hh_rlhf_splits_at_the_last_shared_assistant_turn():
     head = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
-    example = read({"chosen": head + " see you", "rejected": head + " so long\n\nHuman: ok"})
-    assert said(example.prompt) == [("user", "hi"), ("assistant", "hello"), ("user", "bye")]
+    example = read(
+        {"chosen": head + " see you", "rejected": head + " so long\n\nHuman: ok"}
+    )
+    assert said(example.prompt) == [
+        ("user", "hi"),
+        ("assistant", "hello"),
+        ("user", "bye"),
+    ]
     assert said(example.responses[0].messages) == [("assistant", "see you")]
-    assert said(example.responses[1].messages) == [("assistant", "so long"), ("user", "ok")]
+    assert said(example.responses[1].messages) == [
+        ("assistant", "so long"),
+        ("user", "ok"),
+    ]
 
 
 def test_hh_rlhf_a_shared_first_word_stays_in_the_answer():
@@ -84,7 +97,10 @@ def test_hh_rlhf_a_shared_first_word_stays_in_the_answer():
 
 
 def test_hh_rlhf_different_conversations():
-    row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: x\n\nAssistant: y"}
+    row = {
+        "chosen": "\n\nHuman: a\n\nAssistant: b",
+        "rejected": "\n\nHuman: x\n\nAssistant: y",
+    }
     with pytest.raises(BadRecord, match="no common prefix"):
         read(row)
 
@@ -100,7 +116,9 @@ def test_sharegpt():
     assert said(example.prompt) == [("system", "be kind"), ("user", "hi")]
     assert example.feedback.chosen == 0
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    assert said(read({"conversations": turns}).responses[0].messages) == [("assistant", "b")]
+    assert said(read({"conversations": turns}).responses[0].messages) == [
+        ("assistant", "b")
+    ]
     with pytest.raises(BadRecord, match="unknown speaker 'robot'"):
         read({"conversations": [{"from": "robot", "value": "a"}]})
 

@@ -49,7 +49,13 @@ def test_packing_keeps_every_branch_once(seed, count, couples):
     items = toys.groups(np.random.default_rng(seed), count, 3)
     layout = packing.Layout(3, 24, count, 3)
     planned = packing.plan(items, layout, couples)
-    placed = [(p.group, b) for rows in planned for row in rows for p in row for b in p.branches]
+    placed = [
+        (p.group, b)
+        for rows in planned
+        for row in rows
+        for p in row
+        for b in p.branches
+    ]
     assert sorted(placed) == [(g, b) for g in range(count) for b in range(3)]
     for rows in planned:
         assert len(rows) <= layout.rows
@@ -80,9 +86,13 @@ def test_a_row_by_hand():
 def test_too_long_and_missing_numbers_are_named():
     rng = np.random.default_rng(0)
     long = toys.group(rng, "long", prompt=20, sizes=(9, 9))
-    with pytest.raises(ValueError, match="record long: .* 29 tokens, more than a row of 24"):
+    with pytest.raises(
+        ValueError, match="record long: .* 29 tokens, more than a row of 24"
+    ):
         packing.plan([long], packing.Layout(1, 24, 1, 2), True)
-    with pytest.raises(ValueError, match="record long needs 2 rows .* raise rows_per_micro"):
+    with pytest.raises(
+        ValueError, match="record long needs 2 rows .* raise rows_per_micro"
+    ):
         packing.plan([long], packing.Layout(1, 30, 1, 2), True)
     layout = packing.Layout(1, 64, 1, 2, ("label",))
     with pytest.raises(ValueError, match="have no 'label' .first: .'long'"):

@@ -51,7 +51,10 @@ def test_round_trip_with_media_feedback_and_trailing_zeros(tmp_path):
     sound = back[6].prompt[0].parts[1].data
     assert sound.dtype == np.int16 and sound.shape == (2, 3)
     assert back[0].responses[0].messages[0].parts[1].data == b"\x00png\x00\x00"
-    assert isinstance(back[0].responses, tuple) and back[0].extra["list"] == [1, {"deep": None}]
+    assert isinstance(back[0].responses, tuple) and back[0].extra["list"] == [
+        1,
+        {"deep": None},
+    ]
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
@@ -60,11 +63,15 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert "dataset_info.json" in files and "features.json" in files
     for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (
+            tmp_path / "b" / name
+        ).read_bytes()
 
 
 def test_tfds_reads_it_without_tensorflow(tmp_path):
-    store.write([rich_example(n) for n in range(5)], tmp_path / "d", records_per_shard=2)
+    store.write(
+        [rich_example(n) for n in range(5)], tmp_path / "d", records_per_shard=2
+    )
     code = f"""
 import sys
 import tensorflow_datasets as tfds
@@ -77,7 +84,9 @@ print(example.prompt[0].parts[1].data.tolist())
 assert "tensorflow" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split("\n")[:2] == ["5 id-4", "[[0, 1, 2], [3, 4, 5]]"], done.stderr
+    assert done.stdout.split("\n")[:2] == ["5 id-4", "[[0, 1, 2], [3, 4, 5]]"], (
+        done.stderr
+    )
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path):
@@ -100,7 +109,9 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path):
 
 def test_convert_any_source(tmp_path):
     source = tmp_path / "rows.jsonl"
-    source.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "k": 1}\n{"x": 1}\n')
+    source.write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c", "k": 1}\n{"x": 1}\n'
+    )
     aside = data.convert(data.Source(str(source)), tmp_path / "d", max_bad_share=0.5)
     assert aside.seen == 2 and [e["row"] for e in aside.entries] == [1]
     assert "chosen: missing" in aside.path.read_text()

@@ -93,7 +93,9 @@ def test_tokens_are_the_templates_own():
 
 
 def test_no_chat_template_says_what_to_do():
-    with pytest.raises(TemplateError, match=r"'bytes' has no chat template.*data.chat=False"):
+    with pytest.raises(
+        TemplateError, match=r"'bytes' has no chat template.*data.chat=False"
+    ):
         render(byte_tokenizer(None), talk("hi", "yo"))
 
 

@@ -1,0 +1,117 @@
+"""A run becomes a Hugging Face directory: whole, merged, as an adapter, as a scorer."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+import alanything_jax
+from alanything_jax import experiment as recipes
+from alanything_jax import hub
+from alanything_jax.hub.verify import verify
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+QUIET = {"say": lambda line: None}
+
+
+def tiny(path, steps=3):
+    recipe = recipes.tiny(recipes.load(path))
+    train = dataclasses.replace(recipe.train, steps=steps, tensorboard=False)
+    return dataclasses.replace(recipe, train=train)
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=[p.stem for p in CONFIGS])
+def run(request, tmp_path_factory):
+    """Every recipe there is, trained tiny, with its export."""
+    recipe = tiny(request.param)
+    folder = tmp_path_factory.mktemp(request.param.stem)
+    trained = alanything_jax.train(recipe, folder / "run", **QUIET)
+    return recipe, trained, alanything_jax.export(trained.path, folder / "out")
+
+
+def scoring(recipe):
+    return "scores" in recipe.algorithm.roles.values()
+
+
+def theirs(recipe, directory):
+    kind = transformers.AutoModelForCausalLM
+    if scoring(recipe):
+        kind = transformers.AutoModelForSequenceClassification
+    model, info = kind.from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+IDS = np.arange(5, 17)[None]
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model(torch.tensor(IDS)).logits.numpy()
+
+
+def test_every_recipe_trains_and_its_export_is_sound(run):
+    recipe, trained, out = run
+    lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    checks = verify(out)
+    assert checks and all(check.passed for check in checks), checks
+    config = json.loads((out / "config.json").read_text())
+    kind = "SequenceClassification" if scoring(recipe) else "CausalLM"
+    assert config["architectures"] == [f"LlamaFor{kind}"]
+    assert "alanything" in (out / "README.md").read_text()
+
+
+def test_the_export_is_the_trained_model(run):
+    recipe, trained, out = run
+    from alanything_jax.training.restore import load_run
+
+    bundle = load_run(trained.path).merged()
+    inputs = bundle.model.inputs(input_ids=IDS)
+    read = bundle.model.scores if scoring(recipe) else bundle.model.logits
+    ours = np.asarray(read(bundle.params, inputs))
+    found = outputs(theirs(recipe, out))
+    expected = ours[:, -1:] if scoring(recipe) else ours
+    assert np.max(np.abs(found - expected)) <= 1e-4
+    base = recipes_base(recipe)
+    moved = np.asarray(read(base.params | head_of(bundle), inputs))
+    assert np.max(np.abs(moved - ours)) > 1e-5
+
+
+def recipes_base(recipe):
+    from alanything_jax.hub.source import load_model
+
+    return load_model(recipe.model, scoring(recipe), recipe.seed)
+
+
+def head_of(bundle):
+    return {"heads": bundle.params["heads"]} if "heads" in bundle.params else {}
+
+
+def test_an_adapter_loaded_by_peft_gives_the_merged_logits(run, tmp_path):
+    recipe, trained, out = run
+    if recipe.adapter is None:
+        with pytest.raises(ValueError, match="adapter"):
+            alanything_jax.export(trained.path, tmp_path / "a", adapter=True)
+        return
+    adapter = alanything_jax.export(trained.path, tmp_path / "a", adapter=True)
+    hub.save(recipes_base(recipe), tmp_path / "base")
+    base = theirs(recipe, tmp_path / "base")
+    loaded = peft.PeftModel.from_pretrained(base, str(adapter)).eval()
+    assert np.max(np.abs(outputs(loaded) - outputs(theirs(recipe, out)))) <= 1e-4
+
+
+def test_no_run_and_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run directory"):
+        alanything_jax.export(tmp_path, tmp_path / "out")
+    from alanything_jax.training import run_dir
+
+    run_dir.open_run(tmp_path / "run", tiny(CONFIGS[0]))
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint yet"):
+        alanything_jax.export(tmp_path / "run", tmp_path / "out")
