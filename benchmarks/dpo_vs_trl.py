@@ -184,7 +184,8 @@ def table(cases: list[dict]) -> str:
     for r in cases:
         trl, ours = r["sides"]["trl"], r["sides"]["ours"]
         lines.append(
-            f"| {r['name']}: {r['tokens_per_pair']:.0f} tokens, {r['scored_per_pair']:.0f} scored "
+            f"| {r['name']}: {r['tokens_per_pair']:.0f} tokens, "
+            f"{r['scored_per_pair']:.0f} scored "
             f"| {trl['train']:.2f}; {trl['all']:.2f} | {ours['train']:.2f}; {ours['all']:.2f} "
             f"| {r['ratio_train']:.1f}x; **{r['ratio']:.1f}x** "
             f"| {r['useful_tokens_per_cpu_s']:.0f} "

@@ -37,7 +37,7 @@ def test_train_evaluate_export_verify_generate(tmp_path):
 
     bundle = hub.load(str(out))
     (completions,) = alanything_jax.generate(bundle, ["say k"], max_new_tokens=4)
-    assert np.isfinite(completions[0].logps).all()
+    assert np.isfinite(completions[0].logp)
 
 
 def test_every_verb_answers_help(capsys):

@@ -23,7 +23,8 @@ class CheckpointError(RuntimeError):
 @contextlib.contextmanager
 def manager(directory: Path, keep: int) -> Iterator[Any]:
     """An Orbax checkpointer for a run; leaving it waits for the save in flight."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs a failed save with its traceback and raises it too: once is enough.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     policies = ocp.training.preservation_policies
     with ocp.training.Checkpointer(
         Path(directory).absolute(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import jax
@@ -24,6 +25,10 @@ def make(sizes: Sequence[str] = ()) -> jax.sharding.Mesh:
                 f"mesh {item!r}: write `axis=size` with an axis of {MESH_AXES}."
             )
         given[axis] = int(size)
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        # XLA:CPU's pool has a thread a device, and independent collectives of one
+        # program deadlock in it. It reads its size from here, before the first use.
+        os.environ.setdefault("NPROC", "32")
     devices = jax.devices()
     if -1 in given.values():
         known = math.prod(size for size in given.values() if size > 0)

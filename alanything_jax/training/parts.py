@@ -33,6 +33,7 @@ class Compiled:
 def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
     """Jit every part, with parameters sharded on the way out as on the way in."""
     program = prepared.program
+    owned = (prepared.trainable, prepared.shardings, prepared.mesh)
     placed = {path: prepared.shardings[path] for path in prepared.trainable}
     return Compiled(
         totals=jax.jit(functools.partial(step.totals, program)),
@@ -45,7 +46,11 @@ def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
             functools.partial(step.accumulate, program), (placed, None), (5,)
         ),
         measure=jax.jit(functools.partial(step.measure, program)),
-        apply=jax.jit(functools.partial(step.apply, transformation), donate_argnums=0),
+        apply=pjit.jit_step(
+            functools.partial(step.apply, transformation),
+            (state_shardings(*owned, transformation), None),
+            (0,),
+        ),
     )
 
 
@@ -96,21 +101,30 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": loss} | rest
 
 
-def initial_state(
+def state_shardings(
     trainable: step.Flat, shardings: Any, mesh: Any, transformation: Any
-) -> Any:
-    """Step 0; the optimizer's state is sharded like the parameters it belongs to."""
+) -> step.State:
+    """The optimizer's state is sharded like the parameters it belongs to."""
+    placed = {path: shardings[path] for path in trainable}
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    shapes = jax.eval_shape(transformation.init, trainable)
 
     def sharding(path, leaf):
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         same = (
             keys and keys[-1] in trainable and leaf.shape == trainable[keys[-1]].shape
         )
-        return shardings[keys[-1]] if same else replicated
+        return placed[keys[-1]] if same else replicated
 
-    out = jax.tree_util.tree_map_with_path(sharding, shapes)
-    optimizer = jax.jit(transformation.init, out_shardings=out)(trainable)
-    first = jax.device_put(jnp.zeros((), jnp.int32), replicated)
-    return step.State(first, trainable, optimizer)
+    shapes = jax.eval_shape(transformation.init, trainable)
+    optimizer = jax.tree_util.tree_map_with_path(sharding, shapes)
+    return step.State(replicated, placed, optimizer)
+
+
+def initial_state(
+    trainable: step.Flat, shardings: Any, mesh: Any, transformation: Any
+) -> step.State:
+    """Step 0: the given parameters and a fresh optimizer."""
+    placed = state_shardings(trainable, shardings, mesh, transformation)
+    init = jax.jit(transformation.init, out_shardings=placed.optimizer)
+    first = jax.device_put(jnp.zeros((), jnp.int32), placed.step)
+    return step.State(first, trainable, init(trainable))

@@ -151,17 +151,28 @@ def test_every_part_compiles_exactly_once(tmp_path, monkeypatch):
     # `annotate` sees [M, ...]: one compile for each number of microbatches.
     assert sizes.pop("annotate") == len(
         {line["microbatches"] for line in numbers[1:]}
-        | {heldout_microbatches(recipe, tmp_path)}
+        | heldout_microbatches(recipe, tmp_path)
     )
     assert set(sizes.values()) <= {1, 0} and sizes["accumulate"] == sizes["apply"] == 1
 
 
 def heldout_microbatches(recipe, path):
-    prepared = prepare(recipe, path / "q.jsonl", lambda line: None)
-    return len(prepared.heldout[0].microbatches)
+    """How many microbatches the held-out steps have."""
+    source = prepare(recipe, path / "q.jsonl", lambda line: None).heldout
+    return {len(source[n].microbatches) for n in range(source.num_steps())}
 
 
-def gradients(recipe, path, say=lambda line: None):
+def moved(prepared):
+    """Trainable arrays a little off the base, so that no pair is tied."""
+    out = {}
+    for n, (path, value) in enumerate(sorted(prepared.trainable.items())):
+        noise = 0.02 * np.random.default_rng(n).normal(size=value.shape)
+        value = np.asarray(value) + noise.astype(value.dtype)
+        out[path] = jax.device_put(value, prepared.shardings[path])
+    return out
+
+
+def gradients(recipe, path, say=lambda line: None, change=lambda p: p.trainable):
     """The first step's gradients and sums, on the recipe's mesh."""
     prepared = prepare(recipe, path / "q.jsonl", say)
     transformation = optimizer.make(recipe.optimizer, 4, prepared.rates)
@@ -171,12 +182,11 @@ def gradients(recipe, path, say=lambda line: None):
         batches, counts = compiled.place(parts, prepared, data.microbatches)
         fixed = [parts.frozen(prepared.frozen, batch) for batch in batches]
         batches = compiled.annotate(parts, batches, fixed)
-        carry = parts.zeros(
-            prepared.trainable, prepared.frozen, batches[0], fixed[0], counts
-        )
+        trainable = change(prepared)
+        carry = parts.zeros(trainable, prepared.frozen, batches[0], fixed[0], counts)
         for batch, outputs in zip(batches, fixed, strict=True):
             carry = parts.accumulate(
-                prepared.trainable, prepared.frozen, batch, outputs, counts, carry
+                trainable, prepared.frozen, batch, outputs, counts, carry
             )
     grads, sums = carry
     return jax.device_get(grads), compiled.means(sums), prepared
@@ -194,8 +204,9 @@ MESHES = [
 def test_one_device_equals_eight(mesh, rules, adapter, tmp_path):
     compute = {"row_tokens": 64, "rows_per_microbatch": 8, "rules": rules}
     changes = {} if adapter else {"adapter": None}
-    one = gradients(tiny(compute=compute, **changes), tmp_path)
-    many = gradients(tiny(compute=compute | {"mesh": mesh}, **changes), tmp_path)
+    sharded = compute | {"mesh": mesh}
+    one = gradients(tiny(compute=compute, **changes), tmp_path, change=moved)
+    many = gradients(tiny(compute=sharded, **changes), tmp_path, change=moved)
     sharded = [a.sharding for a in many[2].trainable.values()]
     assert (
         any(not s.is_fully_replicated for s in sharded)
@@ -213,6 +224,10 @@ def test_cached_live_and_adapter_off_references_agree(tmp_path):
         train(tiny(reference=source), tmp_path / source)
         for source in ("cached", "live", "adapter_off")
     ]
+    for numbers in runs:
+        for line in numbers[:2]:
+            # Policy and reference are equal until step 1 is done: rounding decides.
+            line.pop("reward_accuracy", line.pop("heldout/reward_accuracy", None))
     assert_same_numbers(runs[0], runs[1])
     assert_same_numbers(runs[0], runs[2])
     assert runs[0][-1]["reward_margin"] != 0
