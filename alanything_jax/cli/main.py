@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 error, 2 usage, 42 preempted: start me again.
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib
 import os
 import sys
@@ -26,8 +27,15 @@ VERBS = {
 }
 
 
+# Device files of TPUs, NVIDIA, AMD and WSL cards.
+_ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    if not any(map(glob.glob, _ACCELERATORS)):
+        # An installed libtpu complains at length where there is no TPU.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
