@@ -22,6 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["alanything_jax", "alanything_jax.*"]),
+    package_data={"alanything_jax": ["data/templates/*/*.txt", "data/templates/*/*.html"]},
     data_files=[("share/alanything_jax/configs", glob("configs/*.py"))],
     install_requires=[
         *PAIRS,
@@ -36,9 +37,11 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12.8",
+        "Pillow>=11",
         "pyarrow>=18",
         "rich>=13",
         "safetensors>=0.6",
+        "soundfile>=0.13",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.22",
@@ -47,7 +50,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        "media": ["Pillow", "av", "cffi", "soundfile"],
+        "media": ["av"],
         "test": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
         "peers": ["accelerate", "datasets", "peft>=0.18", "torch>=2.6", "trl>=1.16"],
         "beam": ["apache-beam"],

@@ -11,9 +11,11 @@ __version__ = "0.1.0"
 
 
 def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
-    """Train a recipe; see `alanything_jax.training.loop.train`."""
-    from alanything_jax.training import loop
+    """Train a recipe; see `training.loop.train`, and `training.codec` for codecs."""
+    from alanything_jax.training import codec, loop
 
+    if isinstance(experiment, codec.CodecRecipe):
+        return codec.train_codec(experiment, run_dir, say)
     return loop.train(experiment, run_dir, say)
 
 

@@ -93,11 +93,14 @@ def load(path: str | Path) -> Experiment:
 def tiny(experiment: Experiment) -> Experiment:
     """The same recipe made small: random model, byte tokenizer, generated rows."""
     change = dataclasses.replace
+    made = experiment.data.path.startswith("playground:")
     heldout = (
         12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
     )
-    data = Data(
-        path="generated",
+    data = change(
+        experiment.data if made else Data("generated"),
+        path=tiny_path(experiment.data.path),
+        heldout_path=None,
         heldout_groups=heldout,
         max_group_tokens=128,
         max_bad_share=0.0,
@@ -112,9 +115,7 @@ def tiny(experiment: Experiment) -> Experiment:
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
     return change(
         experiment,
-        model=change(
-            experiment.model, path=f"tiny:{experiment.model.family}", sha256=""
-        ),
+        model=change(experiment.model, path=tiny_model(experiment.model), sha256=""),
         data=data,
         train=train,
         adapter=adapter,
@@ -124,6 +125,20 @@ def tiny(experiment: Experiment) -> Experiment:
         # Rates name layers that a model of two layers may not have.
         optimizer=change(experiment.optimizer, learning_rate=2e-3, rates=()),
     )
+
+
+def tiny_path(path: str) -> str:
+    """A data source made small: less of the playground, or generated rows."""
+    if not path.startswith("playground:"):
+        return "generated"
+    name, _, *rest = path.split("/")
+    return "/".join([name, "96", *rest])
+
+
+def tiny_model(source: ModelSource) -> str:
+    """A random model of the same family."""
+    known = source.path.startswith("playground:")
+    return "playground:48x2" if known else f"tiny:{source.family}"
 
 
 def to_json(value: Any) -> Any:

@@ -55,6 +55,8 @@ def run(side: str, folder: Path, name: str, settings: dict) -> dict:
         "JAX_PLATFORMS": "cpu",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Huge pages for large buffers: fewer page faults, for both sides alike.
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
     done = subprocess.run(
         [sys.executable, HERE / f"run_{side}.py", folder, name, json.dumps(settings)],

@@ -24,10 +24,10 @@ LAYERS = (
     ("schema", "shapes"),
     ("ops",),
     ("sharding",),
-    ("models", "data"),
+    ("models", "data", "playground"),
     ("algorithms",),
     ("generation", "hub", "checkpoint", "rewards"),
-    ("training", "evaluation", "planning", "playground", "experiment"),
+    ("training", "evaluation", "planning", "experiment"),
     ("pipelines",),
     ("__init__",),  # the facade: the command line's verbs as calls
     ("cli",),

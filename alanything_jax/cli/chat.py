@@ -73,7 +73,7 @@ def answer(bundle: hub.Bundle, history: list[dict], options: Options) -> str:
         sys.stdout.flush()
         shown = max(shown, len(ready))
 
-    prompt = encode_prompt(bundle.tokenizer, history)
+    prompt = encode_prompt(bundle, history)
     sys.stdout.write("model> ")
     generate_tokens(
         bundle.params,

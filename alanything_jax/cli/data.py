@@ -1,26 +1,31 @@
-"""`alanything data convert|inspect|check`."""
+"""`alanything data convert|build|inspect|check`."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import rich.console
 import rich.markup
+import rich.progress
 import rich.table
 import tyro
 
 from alanything_jax.data.encode import Limits, encode
 from alanything_jax.hub.source import load_tokenizer
 from alanything_jax.pipelines import data
+from alanything_jax.playground import build as playground
 from alanything_jax.schema import Example, Message
 
-_USAGE = """usage: alanything data convert SOURCE OUT | inspect SOURCE | check SOURCE
+_USAGE = """usage: alanything data VERB ...
 
-  convert   any source to a TFDS/ArrayRecord data set
+  convert   any source to a TFDS/ArrayRecord data set: convert SOURCE OUT
+  build     the playground's preference pairs as one: build playground --out DIR
   inspect   look at records; with --model, at the tokens that are scored
   check     read every record, count, list the bad ones (exit 1 if there are any)
 
@@ -60,6 +65,55 @@ def convert(
     print(f"wrote {out}: {kept} of {aside.seen} records ({aside.summary()})")
     if aside.entries:
         print(f"set aside, with reasons: {aside.path}")
+    print(f"next: alanything data inspect {out}")
+    return 0
+
+
+def build(
+    world: tyro.conf.Positional[Literal["playground"]],
+    out: Path,
+    pairs: int = 200_000,
+    seed: int = 0,
+    error: float = 0.1,
+    split: Literal["train", "tune", "test"] = "train",
+    records_per_shard: int = 10_000,
+    workers: int = 0,
+    beam: bool = False,
+) -> int:
+    """Make preference pairs of all modalities, with ratings, critiques, refinements.
+
+    Equal options make equal bytes, however many workers there are. A build that was
+    stopped goes on when the same command is given again.
+
+    Args:
+      world: what is built.
+      out: a new directory.
+      pairs: how many records.
+      seed: of everything that is drawn.
+      error: how often the annotator prefers the worse response.
+      split: which combinations of attributes the prompts have.
+      records_per_shard: records of a file; a file is what one worker makes at a time.
+      workers: processes; 0 = one per core.
+      beam: run on Apache Beam's local runner (needs the `beam` extra).
+    """
+    del world
+    recipe = playground.Recipe(pairs, seed, error, split, records_per_shard)
+    bar = rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.TimeElapsedColumn(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("building", total=pairs)
+        resumed = playground.build(
+            recipe,
+            out,
+            workers=workers or os.cpu_count() or 1,
+            beam=beam,
+            on_records=lambda done: bar.update(task, completed=done),
+        )
+    found = f", {resumed} shards of them found finished" if resumed else ""
+    print(f"wrote {out}: {pairs} pairs in {recipe.num_shards} shards{found}")
     print(f"next: alanything data inspect {out}")
     return 0
 
@@ -189,7 +243,7 @@ def _runs(mask):
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-VERBS = {"convert": convert, "inspect": inspect, "check": check}
+VERBS = {"convert": convert, "build": build, "inspect": inspect, "check": check}
 
 
 def main(argv: Sequence[str]) -> int:

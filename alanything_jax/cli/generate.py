@@ -12,7 +12,8 @@ import rich.progress
 import tyro
 
 from alanything_jax import generate
-from alanything_jax.data import sources
+from alanything_jax.data import media, sources
+from alanything_jax.generation.generate import Answer
 from alanything_jax.generation.sampler import Sampling
 
 
@@ -54,19 +55,42 @@ def main(argv: Sequence[str]) -> int:
             seed=options.seed,
             on_batch=lambda done: bar.update(task, completed=done),
         )
+    folder = options.out.with_name(options.out.stem + "_media")
     lines = [
-        json.dumps(row | {"responses": [dataclasses.asdict(a) for a in some]})
-        for row, some in zip(rows, answers, strict=True)
+        json.dumps(
+            row | {"responses": [as_row(a, folder, f"{n}-{k}") for k, a in some]}
+        )
+        for n, (row, some) in enumerate(zip(rows, map(enumerate, answers), strict=True))
     ]
     aside = options.out.with_name(options.out.name + ".tmp")
     aside.write_text("\n".join(lines) + "\n")
     os.replace(aside, options.out)
     if len(rows) == 1:
         print(answers[0][0].text)
+    media = f", media in {folder}/" if folder.exists() else ""
     print(
-        f"wrote {options.out}: {len(rows)} rows\nnext: alanything chat --model {options.model}"
+        f"wrote {options.out}: {len(rows)} rows{media}\n"
+        f"next: alanything chat --model {options.model}"
     )
     return 0
+
+
+def as_row(answer: Answer, folder: Path, name: str) -> dict:
+    """An answer as JSON; its media become files `folder/<name>-<number>.png` and so on."""
+    files = []
+    parts = [p for m in answer.response.messages for p in m.parts if p.kind != "text"]
+    for number, part in enumerate(parts):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}-{number}{media.SUFFIX[part.kind]}"
+        path.write_bytes(part.data)
+        files.append({"kind": part.kind, "file": str(path)})
+    return {
+        "text": answer.text,
+        "media": files,
+        "logp": answer.logp,
+        "num_tokens": answer.num_tokens,
+        "finished": answer.finished,
+    }
 
 
 def read_prompts(prompt: str) -> list[dict]:

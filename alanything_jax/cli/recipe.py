@@ -39,7 +39,8 @@ def parse(verb: str, argv: Sequence[str]) -> Call:
     experiment = recipes.load(argv.pop(0))
     if "--tiny" in argv:
         argv.remove("--tiny")
-        experiment = recipes.tiny(experiment)
+        whole = isinstance(experiment, recipes.Experiment)
+        experiment = recipes.tiny(experiment) if whole else experiment.tiny()
     run_dir = _take(argv, "--run-dir")
     return Call(override(experiment, argv, f"alanything {verb} CONFIG"), run_dir)
 

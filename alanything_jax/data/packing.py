@@ -143,7 +143,7 @@ def lay_out(
     shape = (layout.rows, layout.row_tokens)
     ints = {
         name: np.zeros(shape, np.int32)
-        for name in ("tokens", "group", "branch", "index")
+        for name in ("tokens", "group", "branch", "index", "stream")
     }
     source, response = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
     floats = {name: np.zeros(shape, np.float32) for name in token_numbers or {}}
@@ -154,14 +154,15 @@ def lay_out(
         for number, piece in enumerate(row, start=1):
             group, slot = groups[piece.group], local[piece.group]
             head = len(group.prompt)
-            parts = [(0, 0, group.prompt, None)]
-            parts += [
-                (b + 1, head, group.branches[b].tokens, b) for b in piece.branches
-            ]
+            parts = [(0, 0, group.prompt, group.prompt_stream, None)]
+            for b in piece.branches:
+                item = group.branches[b]
+                parts.append((b + 1, head, item.tokens, item.stream, b))
             prompt_end = at + head - 1
-            for branch, start, tokens, b in parts:
+            for branch, start, tokens, stream, b in parts:
                 span = slice(at, at + len(tokens))
                 ints["tokens"][r, span] = tokens
+                ints["stream"][r, span] = 0 if stream is None else stream
                 ints["group"][r, span] = number
                 ints["branch"][r, span] = branch
                 ints["index"][r, span] = np.arange(start, start + len(tokens))
@@ -181,7 +182,6 @@ def lay_out(
     return Batch(
         **ints,
         position=np.repeat(ints["index"][:, None], 3, axis=1),
-        stream=np.zeros(shape, np.int32),
         span=np.zeros(shape, np.int32),
         source=source,
         response=response,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,51 +140,71 @@ def write(
     Raises:
       ValueError: the directory exists and is not empty.
     """
+    aside = place(directory)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        rest, sizes = iter(examples), []
+        for first in rest:
+            some = itertools.islice(rest, records_per_shard - 1)
+            path = shard_path(aside, len(sizes))
+            sizes.append(write_shard(itertools.chain([first], some), path))
+        if not sizes:
+            raise ValueError("no record to write: every row was set aside.")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    publish(sizes, directory)
+    return sum(count for count, _ in sizes)
+
+
+def place(directory: Path) -> Path:
+    """The folder where shards are collected until all are there.
+
+    Raises:
+      ValueError: the directory exists and is not empty.
+    """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(
             f"{directory} is not empty. Give a new directory, or remove it."
         )
-    aside = directory.with_name(directory.name + ".incomplete")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        sizes = _write_shards(examples, aside, records_per_shard)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    return directory.with_name(directory.name + ".incomplete")
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """A shard's name until `publish`."""
+    return Path(folder) / f"shard-{number:05d}"
+
+
+def write_shard(examples: Iterable[schema.Example], path: Path) -> tuple[int, int]:
+    """Write one shard; returns its records and their bytes."""
+    from array_record.python import array_record_module
+
+    count = size = 0
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for example in examples:
+        record = encode_record(example)
+        writer.write(record)
+        count, size = count + 1, size + len(record)
+    writer.close()
+    return count, size
+
+
+def publish(sizes: Sequence[tuple[int, int]], directory: Path) -> None:
+    """Name the shards in `place(directory)` as TFDS does, describe them, move them in.
+
+    Args:
+      sizes: what `write_shard` returned for each shard.
+    """
+    directory, aside = Path(directory), place(directory)
+    for n in range(len(sizes)):
+        name = f"{NAME}-train.array_record-{n:05d}-of-{len(sizes):05d}"
+        os.replace(shard_path(aside, n), aside / name)
     _describe(aside, sizes)
     if directory.exists():
         directory.rmdir()
     os.replace(aside, directory)
-    return sum(count for count, _ in sizes)
-
-
-def _write_shards(examples, folder, records_per_shard):
-    """All shards, named as TFDS names them; returns [records, bytes] of each."""
-    from array_record.python import array_record_module
-
-    sizes, shards, writer = [], [], None
-    for number, example in enumerate(examples):
-        if number % records_per_shard == 0:
-            if writer:
-                writer.close()
-            shards.append(folder / f"shard-{len(shards):05d}")
-            sizes.append([0, 0])
-            writer = array_record_module.ArrayRecordWriter(
-                str(shards[-1]), "group_size:1"
-            )
-        record = encode_record(example)
-        writer.write(record)
-        sizes[-1][0] += 1
-        sizes[-1][1] += len(record)
-    if writer is None:
-        raise ValueError("no record to write: every row was set aside.")
-    writer.close()
-    for n, shard in enumerate(shards):
-        name = f"{NAME}-train.array_record-{n:05d}-of-{len(shards):05d}"
-        os.replace(shard, folder / name)
-    return sizes
 
 
 def _describe(directory, sizes):

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data import coder as coders
+from alanything_jax.data.coder import Coder
 from alanything_jax.schema import Message
 
 
@@ -29,31 +31,35 @@ class Rendered:
 
     Attributes:
       tokens: [n] int32. scored: [n] bool, written by the assistant (content and end of
-        turn, neither header nor the newline after the turn).
+        turn, neither header nor the newline after the turn), and not forced.
+      stream: [n] int32, see `models.grammar`; all 0 for text.
       first_header, last_header: tokens up to the end of the first and the last
         assistant header.
     """
 
     tokens: np.ndarray
     scored: np.ndarray
+    stream: np.ndarray
     first_header: int
     last_header: int
 
 
-def chat_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages as templates want them.
+def chat_dicts(
+    messages: Sequence[Message], coder: Coder | None = None
+) -> list[dict[str, str]]:
+    """Messages as templates want them, media as placeholders.
 
     Raises:
-      TemplateError: a part is not text.
+      TemplateError: a part of a kind that the model does not take.
     """
-    for message in messages:
-        kinds = {part.kind for part in message.parts} - {"text"}
-        if kinds:
-            raise TemplateError(
-                f"a {message.role} message holds {sorted(kinds)}, and this model takes "
-                "text only. Drop those records or use a model with that input."
-            )
-    return [{"role": m.role, "content": m.text} for m in messages]
+    placeholders = coder.placeholders if coder else {}
+    try:
+        return [
+            {"role": m.role, "content": coders.content(m, placeholders)}
+            for m in messages
+        ]
+    except ValueError as error:
+        raise TemplateError(str(error)) from error
 
 
 def render_text(
@@ -73,7 +79,10 @@ def render_text(
 
 
 def render(
-    tokenizer: Any, messages: Sequence[Message], score_from: int = 0
+    tokenizer: Any,
+    messages: Sequence[Message],
+    score_from: int = 0,
+    coder: Coder | None = None,
 ) -> Rendered:
     """Tokenize a conversation and mark what the assistant wrote.
 
@@ -81,11 +90,13 @@ def render(
       tokenizer: a fast tokenizer of transformers.
       messages: the conversation, with at least one assistant message.
       score_from: assistant messages before this one are not scored.
+      coder: what puts media in; None for text.
 
     Raises:
       TemplateError: no template, or its rendering cannot be split into turns.
+      ValueError: a medium that is broken or that the model does not take.
     """
-    chat = chat_dicts(messages)
+    chat = chat_dicts(messages, coder)
     turns = [
         n for n, m in enumerate(chat) if m["role"] == "assistant" and n >= score_from
     ]
@@ -106,7 +117,35 @@ def render(
         for start, stop in spans:
             scored |= (end > start) & (begin < stop)
     headers = [int(np.sum(end <= start)) for start, _ in spans]
-    return Rendered(tokens, scored, headers[0], headers[-1])
+    if coder is None:
+        return Rendered(tokens, scored, np.zeros_like(tokens), headers[0], headers[-1])
+    return _with_media(tokens, scored, headers, messages, coder)
+
+
+def render_prompt(
+    tokenizer: Any, messages: Sequence[Message], coder: Coder | None = None
+) -> np.ndarray:
+    """Token ids [n] of a conversation up to the header of the answer that follows."""
+    text = render_text(tokenizer, chat_dicts(messages, coder), header=True)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = np.array(ids, np.int32)
+    return tokens if coder is None else _expand(tokens, messages, coder)[0]
+
+
+def _expand(tokens, messages, coder):
+    media = [part for m in messages for part in m.parts if part.kind != "text"]
+    openers = [block.open_id for block in coder.grammar.blocks]
+    return coders.expand(tokens, openers, [coder.ids(p) for p in media])
+
+
+def _with_media(tokens, scored, headers, messages, coder):
+    """The codes of every medium behind its placeholder."""
+    tokens, origin = _expand(tokens, messages, coder)
+    stream, forced = coder.grammar.streams(tokens)
+    ends = [
+        int(np.searchsorted(origin, header)) for header in (headers[0], headers[-1])
+    ]
+    return Rendered(tokens, scored[origin] & ~forced, stream, *ends)
 
 
 def _tagged(tokenizer, chat, count):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.generation.sampler import Sampling, sample
-from alanything_jax.models import decoder, heads
+from alanything_jax.models import decoder, grammar, heads
 from alanything_jax.models.config import DecoderConfig
 
 # Tokens decoded between two looks at the host: few enough to stream, enough to not wait.
@@ -54,26 +54,32 @@ def prefill(params, cfg, tokens, num_new, cache, lora, lora_scale):
 @functools.partial(
     jax.jit, static_argnames=("cfg", "sampling", "lora_scale"), donate_argnames="cache"
 )
-def decode(params, cfg, logits, cache, keys, done, eos, sampling, lora, lora_scale):
+def decode(
+    params, cfg, logits, cache, keys, done, state, eos, sampling, lora, lora_scale
+):
     """`CHUNK` more tokens of every row; rows that are done repeat without effect.
 
     Returns:
-      tokens and log-probs [CHUNK, B], next logits, cache, keys, done.
+      tokens and log-probs [CHUNK, B], next logits, cache, keys, done, grammar's state.
     """
 
     def body(carry, _):
-        logits, cache, keys, done = carry
+        logits, cache, keys, done, state = carry
         split = jax.vmap(jax.random.split)(keys)
-        tokens, logps = sample(logits, split[:, 1], sampling)
+        allowed = grammar.allowed(cfg.grammar, state) if cfg.grammar else None
+        tokens, logps = sample(logits, split[:, 1], sampling, allowed)
+        if cfg.grammar:
+            state = grammar.advance(cfg.grammar, state, tokens)
         done_after = done | jnp.any(tokens[:, None] == eos, axis=-1)
         hidden, cache = decoder.step(
             params, cfg, tokens[:, None], cache, lora=lora, lora_scale=lora_scale
         )
         logits = heads.logits(params, cfg, hidden[:, 0])
-        return (logits, cache, split[:, 0], done_after), (tokens, logps, done)
+        carry = (logits, cache, split[:, 0], done_after, state)
+        return carry, (tokens, logps, done)
 
     carry, (tokens, logps, skip) = jax.lax.scan(
-        body, (logits, cache, keys, done), None, length=CHUNK
+        body, (logits, cache, keys, done, state), None, length=CHUNK
     )
     return tokens, logps, skip, *carry
 
@@ -120,10 +126,21 @@ def generate_tokens(
         jnp.arange(count)
     )
     done, eos = jnp.zeros((count,), bool), jnp.array(list(eos_ids) or [-1])
+    state = grammar.initial(count)
     tokens, logps, skips = [], [], []
     for first in range(0, max_new_tokens, CHUNK):
-        new, logp, skip, logits, cache, keys, done = decode(
-            params, cfg, logits, cache, keys, done, eos, sampling, lora, lora_scale
+        new, logp, skip, logits, cache, keys, done, state = decode(
+            params,
+            cfg,
+            logits,
+            cache,
+            keys,
+            done,
+            state,
+            eos,
+            sampling,
+            lora,
+            lora_scale,
         )
         keep = slice(0, min(CHUNK, max_new_tokens - first))
         for store, value in ((tokens, new), (logps, logp), (skips, skip)):

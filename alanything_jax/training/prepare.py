@@ -63,7 +63,12 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
     )
     train, heldout = load_groups(
-        experiment.data, bundle.tokenizer, algorithm.min_responses, quarantine, say
+        experiment.data,
+        bundle.tokenizer,
+        algorithm.min_responses,
+        quarantine,
+        say,
+        bundle.coder,
     )
     program = program_of(experiment, bundle)
     trainable, frozen, rates, shardings = partition(
@@ -174,6 +179,7 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
     base = {p: v for p, v in params.items() if not p.startswith("lora/")}
     weights = reference.fingerprint(base)
     role = program.frozen_roles[0]
+    kind = f"{program.compute_dtype} {program.config.grammar or ''}".strip()
     forward = jax.jit(functools.partial(run_role, program, role))
     plain = dataclasses.replace(layout, numbers=())
 
@@ -182,7 +188,7 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
 
     out = []
     for groups in splits:
-        key = reference.cache_key(weights, groups, program.compute_dtype)
+        key = reference.cache_key(weights, groups, kind)
         path = fetch.cache_dir() / "reference" / f"{key[:32]}.npz"
 
         def make(groups=groups, path=path):

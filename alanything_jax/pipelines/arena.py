@@ -1,0 +1,323 @@
+"""Arena: every two models answer every prompt, a judge compares, ratings come out.
+
+Each pair of answers is shown in both orders. A judgement that changes with the order is
+a tie: judges favour a place (Zheng et al. 2023). A judgement that cannot be read is
+neither a win nor a tie; it is counted and listed. Answers and battles are appended to the
+run directory as they are finished, so that the same call on it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alanything_jax import hub, schema
+from alanything_jax.data import store
+from alanything_jax.evaluation import bradley_terry
+from alanything_jax.generation.generate import generate
+from alanything_jax.generation.sampler import Sampling
+from alanything_jax.pipelines import arena_page, arena_report
+from alanything_jax.pipelines.arena_battle import (
+    TEMPLATES,
+    Battle,
+    Prompt,
+    digest,
+    fingerprint,
+    question,
+    same_answers,
+    settle,
+)
+from alanything_jax.rewards.judge import Judge, Reply
+from alanything_jax.training.run_dir import append, write_aside, write_json
+
+Model = Callable[[list[Prompt]], Sequence[schema.Response | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arena:
+    """Who meets on what, and who judges.
+
+    Attributes:
+      models: (name, model) pairs, or a mapping. A model is a callable, prompts -> one
+        Response each (None = it cannot answer this one), or what `hub.load` takes.
+      prompts: text, messages, or Examples, whose ids are kept.
+      judge_name: goes into every battle as the one who judged.
+      templates: a folder with `system.txt` and `question.txt`; None = ours.
+      batch_size: prompts answered, and battles judged, in one call.
+      give_up_after: stop asking when so many calls in a row had no answer at all.
+      max_new_tokens, sampling: for models given by path.
+      tie_model, prior, resamples, level: see `evaluation.bradley_terry`.
+    """
+
+    models: Mapping[str, Model | str] | tuple[tuple[str, Model | str], ...]
+    prompts: tuple[schema.Example | Prompt | str, ...]
+    judge: Judge
+    name: str = "arena"
+    judge_name: str = "judge"
+    both_orders: bool = True
+    seed: int = 0
+    templates: Path | None = None
+    batch_size: int = 16
+    give_up_after: int = 3
+    max_new_tokens: int = 256
+    sampling: Sampling = Sampling(temperature=0.0)
+    tie_model: bradley_terry.TieModel = "half"
+    prior: float = 1.0
+    resamples: int = 1000
+    level: float = 0.95
+
+    def __post_init__(self):
+        names = [name for name, _ in self.contestants]
+        if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+            raise ValueError(
+                f"the arena's models are {names}: give two or more, each with its own name."
+            )
+        if not self.prompts:
+            raise ValueError("the arena has no prompts: give at least one.")
+
+    @property
+    def contestants(self) -> tuple[tuple[str, Model | str], ...]:
+        """The (name, model) pairs."""
+        given = self.models
+        return tuple(given.items() if isinstance(given, Mapping) else given)
+
+
+def arena(
+    recipe: Arena,
+    run_dir: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Answer, judge, rate.
+
+    Returns:
+      the report, also written to `<run_dir>/report.json` beside `vote.html`, where
+      people vote on the same battles. `complete` is False while battles are left that
+      the judge did not answer: the same call asks them again.
+
+    Raises:
+      ValueError: the run directory belongs to another arena; a model gave no Response.
+    """
+    run = Path(run_dir or Path("runs") / recipe.name)
+    run.mkdir(parents=True, exist_ok=True)
+    prompts = _prompts(recipe)
+    _same_arena(run / "arena.json", recipe, prompts)
+    answers = _answer(recipe, prompts, run / "answers.jsonl", say)
+    fights = _pair(recipe, prompts, answers)
+    settled, failed = _judge(recipe, fights, run, say)
+    answers = {
+        (name, key): answers[name, key]
+        for name, _ in recipe.contestants
+        for key in prompts
+    }
+    options = ("tie_model", "prior", "resamples", "level", "seed")
+    options = {name: getattr(recipe, name) for name in options}
+    report = {"judge": recipe.judge_name}
+    report |= arena_report.summarize(answers, fights, settled, failed, **options)
+    write_json(run / "report.json", report)
+    arena_page.write_page(
+        run / "vote.html", fights, seed=recipe.seed, title=recipe.name
+    )
+    return report
+
+
+def battles(recipe: Arena, run_dir: str | Path) -> list[Battle]:
+    """Every pair of answers of a run directory, judged or not."""
+    prompts = _prompts(recipe)
+    return _pair(recipe, prompts, _kept(Path(run_dir) / "answers.jsonl"))
+
+
+# --- prompts and answers ---
+
+
+def _prompts(recipe) -> dict[str, Prompt]:
+    prompts = {}
+    for number, given in enumerate(recipe.prompts):
+        key = given.id if isinstance(given, schema.Example) else f"prompt-{number:05d}"
+        if key in prompts:
+            raise ValueError(f"two prompts have the id {key!r}; ids are unique.")
+        if isinstance(given, str):
+            given = (schema.Message("user", (schema.Part("text", given),)),)
+        prompts[key] = given.prompt if isinstance(given, schema.Example) else given
+    return prompts
+
+
+def _same_arena(path, recipe, prompts):
+    """Models and prompts may be added to a run; what is there must stay as it was."""
+    folder = recipe.templates or TEMPLATES
+    texts = [(folder / f"{n}.txt").read_text("utf-8") for n in ("system", "question")]
+    ours = {
+        "judge": {"": recipe.judge_name},
+        "templates": {"": digest(texts)},
+        "both_orders": {"": recipe.both_orders},
+        "seed": {"": recipe.seed},
+        "sampling": {"": [recipe.max_new_tokens, dataclasses.astuple(recipe.sampling)]},
+        "prompt": {key: digest(prompt) for key, prompt in prompts.items()},
+        "model": {
+            n: "callable" if callable(m) else str(m) for n, m in recipe.contestants
+        },
+    }
+    ours = json.loads(json.dumps(ours))
+    theirs = json.loads(path.read_text()) if path.exists() else {}
+    changed = [
+        f"{field} {key}".strip()
+        for field, values in ours.items()
+        for key, value in values.items()
+        if theirs.get(field, {}).get(key, value) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{path.parent} belongs to another arena; these differ: "
+            f"{', '.join(changed[:10])}. Give another --run-dir, or remove it."
+        )
+    write_json(path, {f: theirs.get(f, {}) | values for f, values in ours.items()})
+
+
+def _lines(path):
+    """The whole lines of a jsonl file; one cut off by a kill is removed from it."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_aside(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _kept(path):
+    """{(model, prompt id): Response or None} of the answers on disk."""
+    return {
+        (line["model"], line["prompt"]): store.from_json(line["response"])
+        for line in _lines(path)
+    }
+
+
+def _answer(recipe, prompts, path, say):
+    """All answers; a batch that is not whole on disk is asked again as a whole."""
+    kept, keys = _kept(path), list(prompts)
+    starts = range(0, len(keys), recipe.batch_size)
+    groups = [keys[n : n + recipe.batch_size] for n in starts]
+    for name, model in recipe.contestants:
+        todo = [some for some in groups if any((name, key) not in kept for key in some)]
+        if not todo:
+            continue
+        ask = model if callable(model) else _text_model(str(model), recipe)
+        for some in todo:
+            got = list(ask([prompts[key] for key in some]))
+            if len(got) != len(some) or not all(
+                x is None or isinstance(x, schema.Response) for x in got
+            ):
+                raise ValueError(
+                    f"model {name} must give one Response (or None) for each of "
+                    f"{len(some)} prompts; it gave {[type(x).__name__ for x in got]}."
+                )
+            for key, response in zip(some, got, strict=True):
+                if (name, key) not in kept:
+                    line = {"model": name, "prompt": key}
+                    append(path, line | {"response": store.to_json(response)})
+                    kept[name, key] = response
+        say(f"{name} answered {len(keys)} prompts")
+    return kept
+
+
+def _text_model(path, recipe) -> Model:
+    """A model on disk or on the hub; prompts with media it cannot read get None."""
+    bundle = hub.load(path)
+
+    def answer(prompts):
+        readable = [all(p.kind == "text" for m in x for p in m.parts) for x in prompts]
+        chats = [
+            [{"role": m.role, "content": m.text} for m in prompt]
+            for prompt, good in zip(prompts, readable, strict=True)
+            if good
+        ]
+        seed = (recipe.seed + zlib.crc32(json.dumps(chats).encode())) % 2**31
+        options = {"max_new_tokens": recipe.max_new_tokens, "sampling": recipe.sampling}
+        done = iter(generate(bundle, chats, seed=seed, **options) if chats else ())
+        return [_spoken(next(done)[0].text) if good else None for good in readable]
+
+    return answer
+
+
+def _spoken(text):
+    return schema.Response((schema.Message("assistant", (schema.Part("text", text),)),))
+
+
+def _pair(recipe, prompts, answers):
+    """Battles, prompt by prompt; pairs with an answer missing are left out."""
+    out = []
+    for key, prompt in prompts.items():
+        for pair in itertools.combinations([name for name, _ in recipe.contestants], 2):
+            both = tuple(answers.get((name, key)) for name in pair)
+            if None not in both:
+                out.append(Battle(_battle_id(key, pair), key, prompt, pair, both))
+    return out
+
+
+def _battle_id(key, pair):
+    return json.dumps([key, *pair], ensure_ascii=False)
+
+
+# --- judging ---
+
+
+def _judge(recipe, fights, run, say):
+    """({id: settled battle}, {id: battle without an answer}), both also on disk."""
+    path, aside = run / "battles.jsonl", run / "failed.jsonl"
+    now = {battle.id: fingerprint(battle) for battle in fights}
+    settled = {
+        line["id"]: line
+        for line in _lines(path)
+        if now.get(line["id"]) == line["answers"]
+    }
+    failed = {line["id"]: line for line in _lines(aside) if line["id"] in now}
+    todo = [battle for battle in fights if battle.id not in settled]
+    todo.sort(key=lambda battle: battle.id in failed)  # what failed before comes last
+    silent = 0
+    for start in range(0, len(todo), recipe.batch_size):
+        some = todo[start : start + recipe.batch_size]
+        records = _ask(recipe, some)
+        for record in records:
+            failed.pop(record["id"], None)
+            if record["why"] == "failed":
+                failed[record["id"]] = record
+            else:
+                append(path, record)
+                settled[record["id"]] = record
+        silent = silent + 1 if all(r["why"] == "failed" for r in records) else 0
+        say(f"judged {len(fights) - len(todo) + start + len(some)} of {len(fights)}")
+        if 0 < recipe.give_up_after <= silent:
+            say(f"the judge does not answer ({records[-1]['detail']}); stopped asking.")
+            break
+    failed = {key: line for key, line in failed.items() if key not in settled}
+    write_aside(aside, "".join(json.dumps(line) + "\n" for line in failed.values()))
+    return settled, failed
+
+
+def _ask(recipe, some):
+    """One record a battle; equal answers are a tie that nobody needs to judge."""
+    folder = recipe.templates or TEMPLATES
+    orders, questions = {}, []
+    for battle in some:
+        if same_answers(battle):
+            continue
+        odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
+        orders[battle.id] = (False, True) if recipe.both_orders else (odd,)
+        questions += [question(battle, swap, folder) for swap in orders[battle.id]]
+    replies = recipe.judge(questions) if questions else {}
+    records, asked = [], iter(questions)
+    for battle in some:
+        record = {"id": battle.id, "prompt": battle.prompt_id}
+        record["answers"] = fingerprint(battle)
+        record |= {"models": list(battle.models), "judge": recipe.judge_name}
+        if battle.id not in orders:
+            records.append(record | {"outcome": "tie", "why": "identical"})
+            continue
+        absent = Reply("", None, "the judge gave no reply to this question")
+        got = [replies.get(next(asked).id, absent) for _ in orders[battle.id]]
+        records.append(record | settle(orders[battle.id], got))
+    return records

@@ -1,0 +1,1 @@
+"""A procedural any-to-any world whose instructions a program can check. No download."""

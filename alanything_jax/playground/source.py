@@ -1,0 +1,63 @@
+"""The playground as a data source: `playground:NAME/COUNT[/SEED[/ERROR]]`.
+
+demonstrations  one answer of mixed skill          attempts  one answer with feedback
+pairs           two answers, a noisy choice        lessons   all a base model learns:
+                                                             to answer, criticise, refine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from alanything_jax.data import views
+from alanything_jax.playground import tasks
+from alanything_jax.schema import Example
+
+
+def examples(path: str) -> Iterator[Example]:
+    """The examples that a path names.
+
+    Raises:
+      ValueError: it is not of the form above.
+    """
+    name, _, rest = path.removeprefix("playground:").partition("/")
+    numbers = rest.split("/")
+    try:
+        count, seed = int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
+        error = float(numbers[2]) if len(numbers) > 2 else 0.0
+        make = {
+            "demonstrations": lambda: tasks.demonstrations(count, seed),
+            "attempts": lambda: tasks.attempts(count, seed),
+            "pairs": lambda: tasks.pairs(count, seed, error),
+            "lessons": lambda: lessons(count, seed),
+        }[name]
+    except (KeyError, ValueError) as problem:
+        raise ValueError(
+            f"{path!r}: write playground:NAME/COUNT[/SEED[/ERROR]] with NAME one of "
+            "demonstrations, attempts, pairs, lessons."
+        ) from problem
+    return make()
+
+
+def lessons(count: int, seed: int = 0) -> Iterator[Example]:
+    """A base model's mixture: 60% answers, 25% critiques, 15% refinements."""
+    rng = np.random.default_rng([seed, 4])
+    kinds = rng.choice(3, count, p=[0.6, 0.25, 0.15])
+    words = views.templates("playground")
+    answers = tasks.demonstrations(int((kinds == 0).sum()), seed)
+    judged = tasks.attempts(int((kinds > 0).sum()), seed + 1)
+    for kind in kinds:
+        if kind == 0:
+            yield next(answers)
+            continue
+        view = ("answers", "critiques", "refinements")[kind]
+        options = [
+            e
+            for e in views.of(next(judged), view, words)
+            if kind == 1 or e.prompt[-1].text.startswith("verdict")
+        ]
+        # The last one is the overall critique: half of the critiques are overall.
+        last = kind == 2 or rng.random() < 0.5
+        yield options[-1] if last else options[int(rng.integers(len(options)))]

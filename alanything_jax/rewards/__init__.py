@@ -1,0 +1,1 @@
+"""What scores or answers for people: judges behind an endpoint, or in this process."""

@@ -1,0 +1,17 @@
+"""A VQ tokenizer of 64 x 64 pictures: 64 codes a picture, on the playground's.
+
+alanything train configs/codecs/image.py
+"""
+
+from alanything_jax.models.codecs.vq import VQ
+from alanything_jax.training.codec import CodecRecipe
+
+
+def config() -> CodecRecipe:
+    """Patches of 8 x 8 pixels, 128 codes."""
+    return CodecRecipe(
+        name="codec_image",
+        codec=VQ("image", height=64, width=64, patch=8, size=128),
+        data="playground:demonstrations/2000",
+        steps=500,
+    )

@@ -1,0 +1,229 @@
+"""Files to arrays and back, and everything that is no such file."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alanything_jax.data import media
+from alanything_jax.data.media import MediaError, MediaLimits
+from alanything_jax.schema import Part
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def load(kind, raw, limits=MediaLimits()):
+    return media.load(Part(kind, data=raw), limits)
+
+
+def saved(picture, format="PNG", **options):
+    out = io.BytesIO()
+    picture.save(out, format, **options)
+    return out.getvalue()
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + (
+        struct.pack(">I", zlib.crc32(name + data))
+    )
+
+
+def declared(width, height):
+    """A PNG whose header says so, with ten bytes of pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 10))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_png_round_trip():
+    raw = media.dump("image", PICTURE)
+    assert raw.startswith(b"\x89PNG")
+    array, meta = load("image", raw)
+    assert array.dtype == np.uint8 and np.array_equal(array, PICTURE) and meta == {}
+
+
+def test_wav_round_trip():
+    """Every value that 16 bits hold comes back exactly."""
+    wave = (np.arange(-32768, 32768) / 32768).astype(np.float32)
+    array, meta = load("audio", media.dump("audio", wave, rate=8000))
+    assert array.dtype == np.float32 and np.array_equal(array, wave)
+    assert meta == {"rate": 8000}
+
+
+def test_stereo_becomes_mono():
+    import soundfile
+
+    out = io.BytesIO()
+    stereo = np.array([[0.5, 0.0], [0.25, -0.25]], np.float32)
+    soundfile.write(out, stereo, 8000, format="WAV", subtype="FLOAT")
+    assert load("audio", out.getvalue())[0].tolist() == [0.25, 0.0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 256), st.integers(1, 4), st.integers(0, 99))
+def test_gif_round_trip(colours, frames, seed):
+    """Frames that are equal stay frames of their own."""
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
+    clip = table[rng.integers(0, colours, (frames, 6, 9))]
+    clip[-1] = clip[0]
+    array, meta = load("video", media.dump("video", clip, fps=4))
+    assert array.dtype == np.uint8 and np.array_equal(array, clip)
+    assert meta == {"fps": 4.0}
+
+
+def test_a_gif_of_too_many_colours_or_no_frame_is_not_written():
+    many = np.arange(257, dtype=np.uint16).view(np.uint8).reshape(1, 257, 2)
+    clip = np.concatenate([many, np.zeros((1, 257, 1), np.uint8)], -1)[None]
+    with pytest.raises(MediaError, match="256 colours, the clip has 257"):
+        media.dump("video", clip)
+    with pytest.raises(MediaError, match="no frame"):
+        media.dump("video", np.zeros((0, 4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [50_000, 11_000, 5_000])
+def test_a_header_over_the_limit_is_refused_without_decoding(size, monkeypatch):
+    def never(self):
+        raise AssertionError("the pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", never)
+    with pytest.warns() if size == 11_000 else _nothing():
+        with pytest.raises(MediaError, match="pixels.*allowed are 16777216|Allowed"):
+            load("image", declared(size, size))
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+def test_limits():
+    raw = media.dump("image", PICTURE)
+    assert load("image", raw, MediaLimits(max_pixels=1200))[0].shape == (30, 40, 3)
+    with pytest.raises(MediaError, match="40 x 30 pixels; allowed are 1199"):
+        load("image", raw, MediaLimits(max_pixels=1199))
+    with pytest.raises(MediaError, match="bytes; allowed are 1 to 10"):
+        load("image", raw, MediaLimits(max_bytes=10))
+    wave = media.dump("audio", np.zeros(8001, np.float32), rate=8000)
+    with pytest.raises(MediaError, match="8001 samples at 8000 Hz.*1 s"):
+        load("audio", wave, MediaLimits(max_seconds=1))
+    clip = media.dump("video", PICTURE[:3, :4][None] // 128 + np.zeros((3, 1, 1, 1), "u1"))
+    assert len(load("video", clip, MediaLimits(max_frames=3))[0]) == 3
+    with pytest.raises(MediaError, match="3 frames; allowed are 2"):
+        load("video", clip, MediaLimits(max_frames=2))
+
+
+@pytest.mark.parametrize("kept", [4, 30, 200, 1500])
+def test_truncated_png(kept):
+    with pytest.raises(MediaError, match="the image cannot be decoded"):
+        load("image", media.dump("image", PICTURE)[:kept])
+
+
+def test_empty_and_foreign_files():
+    with pytest.raises(MediaError, match="0 samples at 8000 Hz"):
+        load("audio", media.dump("audio", np.zeros(0, np.float32), rate=8000))
+    for kind, raw in (
+        ("image", b"junk"),
+        ("audio", b"RIFFjunk"),
+        ("video", b"GIF89a"),
+        ("video", b"junk"),
+        ("audio", media.dump("image", PICTURE)),
+    ):
+        if kind == "video" and raw == b"junk":
+            pytest.importorskip("av")
+        with pytest.raises(MediaError, match=f"the {kind} cannot be decoded"):
+            load(kind, raw)
+    with pytest.raises(MediaError, match="0 bytes; allowed are 1 to"):
+        load("image", b"")
+    with pytest.raises(MediaError, match="neither data nor a path"):
+        media.load(Part("image"))
+
+
+def film(av, frames, audio=False):
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        if audio:
+            container.add_stream("aac", rate=8000)
+        if frames is not None:
+            stream = container.add_stream("mpeg4", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    return out.getvalue()
+
+
+def test_mp4():
+    av = pytest.importorskip("av")
+    shades = np.array([40, 120, 200], np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (3, 16, 32, 3))
+    raw = film(av, np.ascontiguousarray(frames))
+    array, meta = load("video", raw)
+    assert array.shape == (3, 16, 32, 3) and meta == {"fps": 5.0}
+    np.testing.assert_allclose(array.mean((1, 2, 3)), shades, atol=4)
+    with pytest.raises(MediaError, match="more than 2 frames"):
+        load("video", raw, MediaLimits(max_frames=2))
+    with pytest.raises(MediaError, match="frames of 32 x 16 pixels"):
+        load("video", raw, MediaLimits(max_pixels=511))
+    with pytest.raises(MediaError, match="cannot be decoded|no frame"):
+        load("video", raw[: len(raw) // 2])
+
+
+def test_a_clip_without_frames():
+    av = pytest.importorskip("av")
+    wave = media.dump("audio", np.zeros(800, np.float32), rate=8000)
+    with pytest.raises(MediaError, match="no video stream"):
+        load("video", wave)
+    with pytest.raises(MediaError):
+        load("video", film(av, []))
+
+
+def test_other_modes_become_rgb():
+    grey = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    wanted = np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, -1)
+    for format in ("PNG", "TIFF"):
+        array, _ = load("image", saved(Image.fromarray(grey), format))
+        assert array.dtype == np.uint8 and np.array_equal(array, wanted)
+    for mode, colour, rgb in (
+        ("RGBA", (200, 100, 0, 255), (200, 100, 0)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("L", 7, (7, 7, 7)),
+        ("1", 1, (255, 255, 255)),
+    ):
+        array, _ = load("image", saved(Image.new(mode, (4, 3), colour)))
+        assert array.shape == (3, 4, 3) and (array == rgb).all()
+    array, _ = load("image", saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    np.testing.assert_allclose(array[0, 0], (255, 0, 0), atol=3)
+
+
+def test_paths_and_uris(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(media.dump("image", PICTURE))
+    for uri in (str(path), f"file://{path}"):
+        assert np.array_equal(media.load(Part("image", uri=uri))[0], PICTURE)
+    with pytest.raises(MediaError, match="is larger than 10 bytes"):
+        media.load(Part("image", uri=str(path)), MediaLimits(max_bytes=10))
+    with pytest.raises(MediaError, match="no file at"):
+        media.load(Part("image", uri=str(tmp_path / "b.png")))
+    for uri in ("https://example.org/a.png", "s3://bucket/a.png", "file://http://x"):
+        with pytest.raises(MediaError, match="only local files are read"):
+            media.load(Part("image", uri=uri))
+
+
+def test_arrays_pass_as_they_are():
+    array, meta = media.load(Part("image", data=PICTURE, meta={"width": 40}))
+    assert array is PICTURE and meta == {"width": 40}
