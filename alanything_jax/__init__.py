@@ -19,11 +19,26 @@ def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
     return loop.train(experiment, run_dir, say)
 
 
-def evaluate(experiment: Any, run_dir: Any = None, say: Any = print) -> dict[str, Any]:
-    """Held-out accuracy of a run; see `alanything_jax.pipelines.evaluate.evaluate`."""
+def evaluate(recipe: Any, run_dir: Any = None, say: Any = print) -> dict[str, Any]:
+    """What a recipe measures: a run's held-out accuracy, a benchmark, an arena.
+
+    See `pipelines.evaluate`, `pipelines.eval_playground` and `pipelines.arena`.
+    """
+    from alanything_jax.pipelines import arena, eval_playground
     from alanything_jax.pipelines import evaluate as pipeline
 
-    return pipeline.evaluate(experiment, run_dir, say)
+    if isinstance(recipe, arena.Arena):
+        return arena.arena(recipe, run_dir, say)
+    if isinstance(recipe, eval_playground.PlaygroundEval):
+        return eval_playground.evaluate_playground(recipe, run_dir, say)
+    return pipeline.evaluate(recipe, run_dir, say)
+
+
+def llf(recipe: Any, run_dir: Any = None, say: Any = print) -> Any:
+    """Learning from language feedback; see `alanything_jax.pipelines.llf.llf`."""
+    from alanything_jax.pipelines import llf as pipeline
+
+    return pipeline.llf(recipe, run_dir, say)
 
 
 def export(run_dir: Any, out_dir: Any = None, adapter: bool = False) -> Any:

@@ -16,8 +16,12 @@ import rich.console
 
 # verb -> (module with `main(argv) -> exit code`, one line for --help)
 VERBS = {
-    "demo": ("demo", "align a real 135M chat model, compare, export; end to end"),
+    "demo": ("demo", "an any-to-any model from nothing, taught by feedback; a page"),
     "train": ("train", "any algorithm from a recipe: alanything train CONFIG"),
+    "llf": (
+        "llf",
+        "critic, critique, refine, verify, pairs, align: alanything llf CONFIG",
+    ),
     "generate": ("generate", "rows in, rows out"),
     "evaluate": ("evaluate", "reward and preference accuracy of a run"),
     "data": ("data", "convert, inspect, check data"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -60,7 +62,7 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
     """The recipe with dotted fields replaced.
 
     tyro reads a field's type from its annotation; the algorithm's is a Protocol and an
-    adapter may be None, so both are narrowed to what the recipe holds.
+    adapter may be None, so such fields are narrowed to what the recipe holds.
     """
     fields = fields_of(experiment)
     for item in argv:
@@ -81,33 +83,65 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
                 file=sys.stderr,
             )
             sys.exit(2)
-    kind = type(experiment)
-    narrowed = dataclasses.make_dataclass(
-        kind.__name__,
-        [
-            (f.name, _type(f, getattr(experiment, f.name)))
-            for f in dataclasses.fields(kind)
-        ],
-        frozen=True,
-    )
-    narrowed.__doc__ = kind.__doc__
-    values = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(kind)}
+    default = _narrow(experiment)
     got = tyro.cli(
-        narrowed,
+        type(default),
         prog=prog,
-        default=narrowed(**values),
+        default=default,
         args=list(argv),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return kind(**{name: getattr(got, name) for name in values})
+    return _widen(got, experiment)
 
 
-def _type(field, value):
+def _narrow(value: Any) -> Any:
+    """The value as a dataclass whose fields have the types that they hold.
+
+    Only where a field holds a dataclass: annotations there are unions and Protocols.
+    """
+    kind = type(value)
+    held = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
+    if not any(map(dataclasses.is_dataclass, held.values())):
+        return value
+    hints = typing.get_type_hints(kind)
+    held = {
+        name: _narrow(inner) if dataclasses.is_dataclass(inner) else inner
+        for name, inner in held.items()
+    }
+    fields = [(name, _type(inner, hints[name])) for name, inner in held.items()]
+    narrowed = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    narrowed.__doc__ = kind.__doc__
+    return narrowed(**held)
+
+
+def _type(value, hint):
+    """What tyro is told of a field; what no command line can say stays as it is."""
     if dataclasses.is_dataclass(value):
         return type(value)
-    return {"str": str, "int": int, "float": float}.get(
-        field.type, type(value) if value is not None else type(None)
-    )
+    if isinstance(value, str) and not _plain(hint):
+        return str
+    return hint if _plain(hint) else tyro.conf.Fixed[typing.Any]
+
+
+def _plain(hint):
+    """Whether a type is made of text, numbers, choices and tuples of them."""
+    if typing.get_origin(hint) is typing.Literal:
+        return True
+    args = [a for a in typing.get_args(hint) if a is not Ellipsis]
+    if args:
+        return all(map(_plain, args))
+    return hint in (str, int, float, bool, type(None), Path)
+
+
+def _widen(got: Any, like: Any) -> Any:
+    """The inverse of `_narrow`."""
+    if not dataclasses.is_dataclass(like):
+        return got
+    values = {
+        f.name: _widen(getattr(got, f.name), getattr(like, f.name))
+        for f in dataclasses.fields(like)
+    }
+    return type(like)(**values)
 
 
 def fields_of(value: Any, prefix: str = "") -> list[str]:

@@ -111,13 +111,28 @@ def _audio(raw, limits):
 def _video(raw, limits):
     if raw[:4] == b"GIF8":
         return _gif(raw, limits)
-    import av
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "videos other than GIF need PyAV: pip install 'alanything_jax[media]'."
+        ) from error
+    try:
+        return _film(av.open(io.BytesIO(raw)), limits)
+    except av.FFmpegError as error:
+        raise MediaError(
+            f"the video cannot be decoded ({type(error).__name__}: {error})."
+        ) from error
 
+
+def _film(opened, limits):
     frames, fps = [], 0.0
-    with av.open(io.BytesIO(raw)) as container:
+    with opened as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream.")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise MediaError("the video cannot be decoded: its codec is not known.")
         if stream.width * stream.height > limits.max_pixels:
             raise MediaError(f"frames of {stream.width} x {stream.height} pixels.")
         fps = float(stream.average_rate or 0)

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alanything_jax import hub, schema
+from alanything_jax import schema
 from alanything_jax.data import store
 from alanything_jax.evaluation import bradley_terry
 from alanything_jax.generation.generate import generate
 from alanything_jax.generation.sampler import Sampling
+from alanything_jax.hub.source import ModelSource, load_model
 from alanything_jax.pipelines import arena_page, arena_report
 from alanything_jax.pipelines.arena_battle import (
     TEMPLATES,
@@ -46,6 +47,8 @@ class Arena:
       models: (name, model) pairs, or a mapping. A model is a callable, prompts -> one
         Response each (None = it cannot answer this one), or what `hub.load` takes.
       prompts: text, messages, or Examples, whose ids are kept.
+      judge: compares two answers; or `rule`, (example, response) -> score, decides, for
+        prompts that are Examples, such as the playground's oracle.
       judge_name: goes into every battle as the one who judged.
       templates: a folder with `system.txt` and `question.txt`; None = ours.
       batch_size: prompts answered, and battles judged, in one call.
@@ -56,7 +59,8 @@ class Arena:
 
     models: Mapping[str, Model | str] | tuple[tuple[str, Model | str], ...]
     prompts: tuple[schema.Example | Prompt | str, ...]
-    judge: Judge
+    judge: Judge | None = None
+    rule: Callable[[schema.Example, schema.Response], float] | None = None
     name: str = "arena"
     judge_name: str = "judge"
     both_orders: bool = True
@@ -77,8 +81,22 @@ class Arena:
             raise ValueError(
                 f"the arena's models are {names}: give two or more, each with its own name."
             )
+        if (self.judge is None) == (self.rule is None):
+            raise ValueError("give the arena a judge or a rule, one of them.")
+        if self.rule and not all(isinstance(p, schema.Example) for p in self.prompts):
+            raise ValueError("a rule needs prompts that are Examples.")
         if not self.prompts:
             raise ValueError("the arena has no prompts: give at least one.")
+
+    def tiny(self) -> Arena:
+        """The same with small random models in the place of those on disk."""
+        models = [
+            (name, model if callable(model) else "playground:48x1")
+            for name, model in self.contestants
+        ]
+        return dataclasses.replace(
+            self, models=tuple(models), prompts=self.prompts[:8], max_new_tokens=24
+        )
 
     @property
     def contestants(self) -> tuple[tuple[str, Model | str], ...]:
@@ -205,7 +223,7 @@ def _answer(recipe, prompts, path, say):
         todo = [some for some in groups if any((name, key) not in kept for key in some)]
         if not todo:
             continue
-        ask = model if callable(model) else _text_model(str(model), recipe)
+        ask = model if callable(model) else _stored_model(str(model), recipe)
         for some in todo:
             got = list(ask([prompts[key] for key in some]))
             if len(got) != len(some) or not all(
@@ -224,27 +242,20 @@ def _answer(recipe, prompts, path, say):
     return kept
 
 
-def _text_model(path, recipe) -> Model:
+def _stored_model(path, recipe) -> Model:
     """A model on disk or on the hub; prompts with media it cannot read get None."""
-    bundle = hub.load(path)
+    bundle = load_model(ModelSource(path))
+    takes = {"text", *(bundle.coder.placeholders if bundle.coder else ())}
 
     def answer(prompts):
-        readable = [all(p.kind == "text" for m in x for p in m.parts) for x in prompts]
-        chats = [
-            [{"role": m.role, "content": m.text} for m in prompt]
-            for prompt, good in zip(prompts, readable, strict=True)
-            if good
-        ]
-        seed = (recipe.seed + zlib.crc32(json.dumps(chats).encode())) % 2**31
+        readable = [{p.kind for m in x for p in m.parts} <= takes for x in prompts]
+        some = [x for x, good in zip(prompts, readable, strict=True) if good]
+        seed = (recipe.seed + zlib.crc32(digest(some).encode())) % 2**31
         options = {"max_new_tokens": recipe.max_new_tokens, "sampling": recipe.sampling}
-        done = iter(generate(bundle, chats, seed=seed, **options) if chats else ())
-        return [_spoken(next(done)[0].text) if good else None for good in readable]
+        done = iter(generate(bundle, some, seed=seed, **options) if some else ())
+        return [next(done)[0].response if good else None for good in readable]
 
     return answer
-
-
-def _spoken(text):
-    return schema.Response((schema.Message("assistant", (schema.Part("text", text),)),))
 
 
 def _pair(recipe, prompts, answers):
@@ -308,7 +319,7 @@ def _ask(recipe, some):
         odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
         orders[battle.id] = (False, True) if recipe.both_orders else (odd,)
         questions += [question(battle, swap, folder) for swap in orders[battle.id]]
-    replies = recipe.judge(questions) if questions else {}
+    replies = _replies(recipe, some, orders, questions)
     records, asked = [], iter(questions)
     for battle in some:
         record = {"id": battle.id, "prompt": battle.prompt_id}
@@ -321,3 +332,22 @@ def _ask(recipe, some):
         got = [replies.get(next(asked).id, absent) for _ in orders[battle.id]]
         records.append(record | settle(orders[battle.id], got))
     return records
+
+
+def _replies(recipe, some, orders, questions):
+    """The judge's replies, or the rule's scores in a judge's words."""
+    if recipe.rule is None:
+        return recipe.judge(questions) if questions else {}
+    examples = {example.id: example for example in recipe.prompts}
+    replies, asked = {}, iter(questions)
+    for battle in some:
+        if battle.id not in orders:
+            continue
+        example = examples[battle.prompt_id]
+        first, second = (recipe.rule(example, r) for r in battle.responses)
+        for swapped in orders[battle.id]:
+            ahead = second - first if swapped else first - second
+            said = "[[A]]" if ahead > 0 else "[[B]]" if ahead < 0 else "[[C]]"
+            id = next(asked).id
+            replies[id] = Reply(id, said)
+    return replies

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,10 +222,8 @@ def critiques(rows, number, writer, words, recipe, tokens, seed) -> list[str]:
 
 def verdict(text: str) -> bool | None:
     """What a critique says of the response; None where it says neither good nor bad."""
-    words = text.lower().replace(".", " ").replace(",", " ").split()[:4]
-    if words[:1] != ["verdict"]:
-        return None
-    return next((w == "good" for w in words[1:] if w in ("good", "bad")), None)
+    found = re.match(r"\W*verdict\W+(?:is\W+)?(good|bad)\b", text, re.IGNORECASE)
+    return found[1].lower() == "good" if found else None
 
 
 def _with_critique(row, text, recipe):

@@ -191,9 +191,7 @@ def _on_beam(
     from apache_beam.options.pipeline_options import PipelineOptions
 
     mode = "in_memory" if workers == 1 else "multi_processing"
-    options = PipelineOptions(
-        [], direct_num_workers=workers, direct_running_mode=mode
-    )
+    options = PipelineOptions([], direct_num_workers=workers, direct_running_mode=mode)
     with beam.Pipeline("DirectRunner", options) as pipeline:
         _ = pipeline | beam.Create(list(todo)) | beam.Reshuffle() | beam.Map(make)
     for shard in todo:

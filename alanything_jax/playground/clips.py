@@ -208,7 +208,7 @@ def _mover(mover, frames):
     along = [cell[1 - lane_axis] == _cell(mover, f)[1 - lane_axis] for f, cell in seen]
     marks = [
         Mark("object", 1.0),
-        mark("number", len(seen) / FRAMES, f"{name} not one in a frame"),
+        mark("number", len(seen) / FRAMES, f"{name} should be one"),
         mark("place", float(lane), f"{name} not {mover.lane}"),
         mark("place", float(np.mean(along or [0])), f"{name} not {mover.direction}"),
     ]

@@ -1,8 +1,10 @@
 """The playground as a data source: `playground:NAME/COUNT[/SEED[/ERROR]]`.
 
-demonstrations  one answer of mixed skill          attempts  one answer with feedback
-pairs           two answers, a noisy choice        lessons   all a base model learns:
-                                                             to answer, criticise, refine
+prompts         no answer
+demonstrations  one answer of mixed skill
+attempts        one answer with the oracle's feedback
+pairs           two answers, a noisy choice, the oracle's feedback
+lessons         all that a base model learns: to answer, to criticise, to refine
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ def examples(path: str) -> Iterator[Example]:
         count, seed = int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
         error = float(numbers[2]) if len(numbers) > 2 else 0.0
         make = {
+            "prompts": lambda: iter(tasks.prompts("train", count, seed)),
             "demonstrations": lambda: tasks.demonstrations(count, seed),
             "attempts": lambda: tasks.attempts(count, seed),
             "pairs": lambda: tasks.pairs(count, seed, error),
@@ -36,7 +39,7 @@ def examples(path: str) -> Iterator[Example]:
     except (KeyError, ValueError) as problem:
         raise ValueError(
             f"{path!r}: write playground:NAME/COUNT[/SEED[/ERROR]] with NAME one of "
-            "demonstrations, attempts, pairs, lessons."
+            "prompts, demonstrations, attempts, pairs, lessons."
         ) from problem
     return make()
 

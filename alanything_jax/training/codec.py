@@ -159,7 +159,9 @@ def _parts(path: str, kind: str) -> Iterator[tuple[int, Part | Exception]]:
     """(row, medium) of a folder of files, or of the records of any data source."""
     place = Path(path)
     if place.is_dir():
-        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES[kind])
+        files = sorted(
+            p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES[kind]
+        )
         if files:
             yield from ((n, Part(kind, uri=str(file))) for n, file in enumerate(files))
             return
@@ -219,10 +221,10 @@ def _mean(values, mask):
     return total / jnp.maximum(mask.sum() * values.shape[-1], 1)
 
 
-def uses(codes: jax.Array, mask: jax.Array, size: int) -> jax.Array:
-    """codes [B, n, levels], mask [B, n] -> how often each was chosen [levels, size]."""
+def _hits(codes, mask, size):
+    """[B, n, levels, size]: 1 where a real patch chose a row."""
     hits = jax.nn.one_hot(codes, size, dtype=jnp.float32)
-    return jnp.where(mask[..., None, None], hits, 0.0).sum((0, 1))
+    return jnp.where(mask[..., None, None], hits, 0.0)
 
 
 def usage(counts: jax.Array) -> dict[str, jax.Array]:
@@ -256,8 +258,7 @@ def follow(
       The state, and how many rows started again.
     """
     levels, size = state.counts.shape
-    hits = jax.nn.one_hot(codes, size, dtype=jnp.float32)
-    hits = jnp.where(mask[..., None, None], hits, 0.0)
+    hits = _hits(codes, mask, size)
     counts = decay * state.counts + (1 - decay) * hits.sum((0, 1))
     sums = jnp.einsum("bnlk,bnld->lkd", hits, given)
     sums = decay * state.sums + (1 - decay) * sums
@@ -305,10 +306,10 @@ def train_step(
     mask: jax.Array,
     step: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One update of nets and table.
+    """One update of nets and table by patches [B, n, P] with mask [B, n].
 
     Args:
-      patches: [B, n, P]. mask: [B, n]. step: which, for the key of restarts.
+      step: which, for the key of restarts.
 
     Returns:
       The new state; scalars `loss`, `reconstruction`, `commitment`, `grad_norm`,
@@ -320,9 +321,7 @@ def train_step(
         return loss(recipe.codec, params, patches, mask, recipe.commitment)
 
     (total, parts), grads = jax.value_and_grad(of_nets, has_aux=True)(state.nets)
-    updates, chosen = _transformation(recipe).update(
-        grads, state.optimizer, state.nets
-    )
+    updates, chosen = _transformation(recipe).update(grads, state.optimizer, state.nets)
     codes, given = parts.pop("codes"), parts.pop("given")
     state = state.replace(
         nets=optax.apply_updates(state.nets, updates), optimizer=chosen
@@ -332,7 +331,7 @@ def train_step(
         state, codes, given, mask, key, recipe.decay, recipe.restart_below
     )
     numbers = {"loss": total, **parts, "grad_norm": optimizers.global_norm(grads)}
-    numbers |= usage(uses(codes, mask, recipe.codec.size))
+    numbers |= usage(_hits(codes, mask, recipe.codec.size).sum((0, 1)))
     return state, numbers | {"restarted": restarted}
 
 
@@ -354,12 +353,8 @@ def train_codec(
     run = run_dir.open_run(directory or Path("runs") / recipe.name, recipe)
     items, heldout = load_media(recipe, run.path / "quarantine.jsonl", say)
     state, total = initial_state(recipe), recipe.steps
-    progress = Progress(
-        TextColumn("codec"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[news]}"),
-    )
+    news = TextColumn("{task.fields[news]}")
+    progress = Progress(TextColumn("codec"), BarColumn(), MofNCompleteColumn(), news)
     with checkpoints.manager(run.checkpoints, recipe.keep) as saved, progress:
         start = checkpoints.latest_step(saved) or 0
         if start:
@@ -376,7 +371,9 @@ def train_codec(
                 figures = codec_page.figures(recipe.codec, state.params, heldout)
                 numbers |= {f"heldout_{n}": v for n, v in figures.items()}
             run_dir.append(run.metrics, {"step": step + 1} | numbers)
-            progress.update(task, completed=step + 1, news=f"loss {numbers['loss']:.4f}")
+            progress.update(
+                task, completed=step + 1, news=f"loss {numbers['loss']:.4f}"
+            )
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == total:
                 checkpoints.save(saved, step + 1, state)
         checkpoints.wait(saved, total)

@@ -114,8 +114,8 @@ def write(
         )
     about = (
         f"{codec.size} codes, {codec.length} to a medium"
-        f"{' at most' if codec.stop else ''}. Held-out: {said}. Left the original, in "
-        "the codec's size; right what its codes give back."
+        f"{' at most' if codec.stop else ''}. Held-out: {said}. First the original, "
+        "in the codec's size, then what its codes give back."
     )
     cards = []
     for item in items[:shown]:

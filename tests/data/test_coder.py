@@ -53,9 +53,7 @@ def test_content_puts_placeholders_and_refuses_those_in_text():
         "see <|image|>"
     )
     with pytest.raises(ValueError, match="a user message holds audio, .* text, image"):
-        coders.content(
-            Message("user", (media("audio"),)), {"image": marks["image"]}
-        )
+        coders.content(Message("user", (media("audio"),)), {"image": marks["image"]})
 
 
 def test_ids_by_hand():
@@ -104,7 +102,10 @@ def test_media_in_a_prompt():
     said = TOK.convert_ids_to_tokens(tokens[:4].tolist())
     assert said == ["<|user|>", "describe", "it", "<|image|>"]
     assert tokens[4:20].tolist() == CODER.ids(media("image")).tolist()
-    assert TOK.convert_ids_to_tokens(tokens[20:].tolist()) == ["<|end|>", "<|assistant|>"]
+    assert TOK.convert_ids_to_tokens(tokens[20:].tolist()) == [
+        "<|end|>",
+        "<|assistant|>",
+    ]
 
 
 def test_broken_blocks_are_left_out():

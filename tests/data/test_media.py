@@ -29,8 +29,11 @@ def saved(picture, format="PNG", **options):
 
 
 def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + (
-        struct.pack(">I", zlib.crc32(name + data))
+    return (
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + (struct.pack(">I", zlib.crc32(name + data)))
     )
 
 
@@ -120,7 +123,9 @@ def test_limits():
     wave = media.dump("audio", np.zeros(8001, np.float32), rate=8000)
     with pytest.raises(MediaError, match="8001 samples at 8000 Hz.*1 s"):
         load("audio", wave, MediaLimits(max_seconds=1))
-    clip = media.dump("video", PICTURE[:3, :4][None] // 128 + np.zeros((3, 1, 1, 1), "u1"))
+    clip = media.dump(
+        "video", PICTURE[:3, :4][None] // 128 + np.zeros((3, 1, 1, 1), "u1")
+    )
     assert len(load("video", clip, MediaLimits(max_frames=3))[0]) == 3
     with pytest.raises(MediaError, match="3 frames; allowed are 2"):
         load("video", clip, MediaLimits(max_frames=2))

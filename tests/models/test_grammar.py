@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,15 +96,17 @@ def walk(g, rng, size):
     Returns tokens [n] and what `allowed` said of each, [n, 2].
     """
     state, tokens, ranges = grammar.initial(1), [], []
+    allowed = jax.jit(grammar.allowed, static_argnums=0)
+    advance = jax.jit(grammar.advance, static_argnums=0)
     openers = [block.open_id for block in g.blocks]
     while len(tokens) < size or int(state.inside[0]):
-        low, high = (int(x[0]) for x in grammar.allowed(g, state))
+        low, high = (int(x[0]) for x in allowed(g, state))
         token = int(rng.integers(low, high))
         if low == 0 and rng.random() < 0.4:
             token = int(rng.choice(openers))
         tokens.append(token)
         ranges.append((low, high))
-        state = grammar.advance(g, state, jnp.array([token], jnp.int32))
+        state = advance(g, state, jnp.array([token], jnp.int32))
     return np.array(tokens, np.int32), ranges
 
 

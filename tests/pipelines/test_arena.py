@@ -1,6 +1,7 @@
 """The arena with models and judges made up here; the voting page without a browser."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -12,6 +13,7 @@ import pytest
 from alanything_jax import schema
 from alanything_jax.data import media
 from alanything_jax.generation.generate import Answer
+from alanything_jax.hub.source import playground_bundle
 from alanything_jax.pipelines import arena as pipeline
 from alanything_jax.pipelines import arena_page
 from alanything_jax.pipelines.arena import Arena, arena, battles
@@ -204,10 +206,15 @@ def test_a_model_given_by_path_is_loaded_once_and_reads_text_only(
     def generate(bundle, chats, *, seed, **_):
         seeds.append(seed)
         return [
-            [Answer(f"{bundle}: {chat[-1]['content']}", 0, 1, True)] for chat in chats
+            [Answer(said(f"z: {chat[-1].text}"), "", 0, 1, True, None)]
+            for chat in chats
         ]
 
-    monkeypatch.setattr(pipeline.hub, "load", lambda path: loaded.append(path) or "z")
+    bundle = playground_bundle("48x1")
+    bundle = dataclasses.replace(bundle, coder=None)
+    monkeypatch.setattr(
+        pipeline, "load_model", lambda source: loaded.append(source.path) or bundle
+    )
     monkeypatch.setattr(pipeline, "generate", generate)
     picture = (schema.Message("user", (schema.Part("image", data=b"\x89PNG"),)),)
     made = Arena(

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alanything_jax.data.formats import columns, hh_rlhf, sharegpt, trl
+from alanything_jax.data.formats import columns, hh_rlhf, label_studio, sharegpt, trl
 from alanything_jax.schema import Example
 
 Reader = Callable[[Mapping[str, Any], str], Example]
 
 FORMATS: Mapping[str, Reader] = {
     "hh_rlhf": hh_rlhf.read,
+    "label_studio": label_studio.read,
     "sharegpt": sharegpt.read,
     "trl": trl.read,
 }
-_CLAIMS = {"hh_rlhf": hh_rlhf.claims, "sharegpt": sharegpt.claims, "trl": trl.claims}
+_CLAIMS = {
+    "label_studio": label_studio.claims,
+    "hh_rlhf": hh_rlhf.claims,
+    "sharegpt": sharegpt.claims,
+    "trl": trl.claims,
+}
 
 
 def reader(name: str, column_map: Sequence[str] = (), row: Any = None) -> Reader:

@@ -70,7 +70,9 @@ class AudioVQ:
           ValueError: no samples, another shape or dtype, or another rate, if one is said.
         """
         if media.ndim != 1 or not len(media) or media.dtype != np.float32:
-            raise ValueError(f"audio {media.dtype} {media.shape}, not float32 [samples].")
+            raise ValueError(
+                f"audio {media.dtype} {media.shape}, not float32 [samples]."
+            )
         if rate not in (None, self.rate):
             raise ValueError(
                 f"audio at {rate} Hz; the codec takes {self.rate} Hz. Resample it first."

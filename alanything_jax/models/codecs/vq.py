@@ -124,7 +124,9 @@ class VQ:
 
         size = (self.width, self.height)
         frames = media.reshape(-1, *media.shape[-3:])
-        resized = [Image.fromarray(f).resize(size, Image.Resampling.BILINEAR) for f in frames]
+        resized = [
+            Image.fromarray(f).resize(size, Image.Resampling.BILINEAR) for f in frames
+        ]
         return np.stack([*map(np.asarray, resized)]).reshape(
             *media.shape[:-3], self.height, self.width, 3
         )
@@ -176,7 +178,9 @@ class VQ:
         """[B, n, P] -> [B, n, D], each frame by itself."""
         return self._framewise(params, "encoder", patches, mask)
 
-    def restored(self, params: Params, latents: jax.Array, mask: jax.Array) -> jax.Array:
+    def restored(
+        self, params: Params, latents: jax.Array, mask: jax.Array
+    ) -> jax.Array:
         """[B, n, D] -> [B, n, P], each frame by itself."""
         return self._framewise(params, "decoder", latents, mask)
 
