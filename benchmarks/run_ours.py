@@ -32,7 +32,9 @@ def recipe(folder: str, name: str, settings: dict) -> Experiment:
     """The same model, pairs, optimizer and pairs a step as TRL's side."""
     return Experiment(
         name="benchmark",
-        model=ModelSource(path=f"{folder}/model"),
+        model=ModelSource(
+            path=f"{folder}/model", compute_dtype=settings.get("dtype", "float32")
+        ),
         data=Data(path=f"{folder}/{name}.jsonl", chat=False, max_group_tokens=4096),
         algorithm=DPO(beta=0.1),
         optimizer=Optimizer(learning_rate=1e-4, schedule="constant", clip_norm=1.0),
@@ -42,7 +44,9 @@ def recipe(folder: str, name: str, settings: dict) -> Experiment:
             rows_per_microbatch=settings["rows_per_microbatch"],
             block=settings["block"],
             head_chunk=settings["head_chunk"],
+            head_block=settings.get("head_block", 2048),
             remat=settings["remat"],
+            attention=settings.get("attention", "blockwise"),
         ),
     )
 

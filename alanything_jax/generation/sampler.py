@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.models.heads import masked_logits
+from alanything_jax.models.logps import masked_logits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,8 +123,7 @@ def realise(scene: Scene, rng: np.random.Generator) -> np.ndarray:
             free = [
                 c for c in np.argwhere(_region(item.region)) if tuple(c) not in places
             ]
-            chosen = rng.permutation(len(free))[: item.number]
-            places += [tuple(int(x) for x in free[n]) for n in chosen]
+            places += [tuple(map(int, cell)) for cell in free[: item.number]]
     at = 0
     for item in scene.items:
         for place in places[at : at + item.number]:

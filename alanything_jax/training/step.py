@@ -47,7 +47,8 @@ class Compute:
     Attributes:
       row_tokens: T. rows_per_microbatch: B.
       remat: activations kept for the backward pass: all ("none"), matmuls, or none.
-      attention: backend; block: its block length. head_chunk: tokens scored at a time.
+      attention: backend; block: its block length.
+      head_chunk, head_block: tokens, and ids of the vocabulary, scored at a time.
       mesh: devices per mesh axis, `axis=size`; empty = one device.
       rules: sharding preset.
     """
@@ -57,7 +58,8 @@ class Compute:
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["dense", "blockwise"] = "blockwise"
     block: int = 128
-    head_chunk: int = 256
+    head_chunk: int = 512
+    head_block: int = 2048
     mesh: tuple[str, ...] = ()
     rules: str = "fsdp"
 
@@ -111,7 +113,12 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
         return Outputs(scores=heads.scores(weights, states))
     return Outputs(
         logps=heads.token_logps(
-            weights, program.config, states, batch, chunk=program.compute.head_chunk
+            weights,
+            program.config,
+            states,
+            batch,
+            chunk=program.compute.head_chunk,
+            block=program.compute.head_block,
         )
     )
 

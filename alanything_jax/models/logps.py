@@ -1,0 +1,127 @@
+"""Log-probabilities of given tokens, vocabulary block by block; the logits never exist.
+
+As in FlashAttention a running maximum and sum make the softmax exact. Beside them runs
+the mean of the head's rows under the softmax, so that the gradient by the states is
+
+    d log p(t) / d state = row_t - sum_v p(v) row_v
+
+without a second pass; only a learnt head is visited again, for its own gradient. Blocks
+of the vocabulary, not of tokens, keep that gradient from being added up many times.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_logits(
+    z: jax.Array, first: jax.Array, end: jax.Array, start: int = 0
+) -> jax.Array:
+    """Logits [n, V] of ids start, start + 1, ...; -inf outside first .. end - 1, [n]."""
+    ids = start + jnp.arange(z.shape[-1])
+    return jnp.where((ids >= first[:, None]) & (ids < end[:, None]), z, -jnp.inf)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def logps_of(
+    states: jax.Array,
+    rows: jax.Array,
+    target: jax.Array,
+    allowed: jax.Array | None,
+    block: int,
+) -> jax.Array:
+    """log p of each target under `softmax(states @ rows.T)`, [n] float32.
+
+    Args:
+      states: [n, D], divided by the temperature. rows: [V, D], the head.
+      target: [n] int32. allowed: [n, 2], first id and one past the last; None = all.
+      block: ids looked at together.
+    """
+    return _forward(states, rows, target, allowed, block, False)[0]
+
+
+def _logits(states, some, start, allowed):
+    z = jax.lax.dot_general(
+        states, some, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    if allowed is None:
+        return z
+    return masked_logits(z, allowed[:, 0], allowed[:, 1], start)
+
+
+def _visit(rows, block, body, carry):
+    """Scan blocks of rows, (start, [block, D]), then what is left of them."""
+    block = min(block, len(rows))
+    full, width = len(rows) // block, rows.shape[1]
+    main = rows[: full * block].reshape(full, block, width)
+    carry, made = jax.lax.scan(body, carry, (jnp.arange(full) * block, main))
+    made = None if made is None else made.reshape(full * block, width)
+    if full * block < len(rows):
+        carry, last = body(carry, (full * block, rows[full * block :]))
+        made = None if made is None else jnp.concatenate([made, last])
+    return carry, made
+
+
+def _forward(states, rows, target, allowed, block, wants_mean):
+    """Log-probs, their logsumexp, and the mean row under the softmax, if wanted."""
+
+    def body(carry, item):
+        top, total, mean = carry
+        start, some = item
+        z = _logits(states, some, start, allowed)
+        new_top = jnp.maximum(top, jnp.max(z, axis=-1))
+        safe = jnp.where(jnp.isfinite(new_top), new_top, 0.0)
+        weights = jnp.exp(z - safe[:, None])
+        decay = jnp.exp(top - safe)
+        total = total * decay + jnp.sum(weights, axis=-1)
+        if wants_mean:
+            part = jnp.dot(
+                weights.astype(some.dtype), some, preferred_element_type=jnp.float32
+            )
+            mean = mean * decay[:, None] + part
+        return (new_top, total, mean), None
+
+    size = states.shape[:1]
+    zero = jnp.zeros(size, jnp.float32)
+    mean = jnp.zeros(states.shape if wants_mean else (), jnp.float32)
+    carry = (jnp.full(size, -jnp.inf, jnp.float32), zero, mean)
+    (top, total, mean), _ = _visit(rows, block, body, carry)
+    lse = top + jnp.log(total)
+    picked = jnp.take(rows, target, axis=0).astype(jnp.float32)
+    picked = jnp.sum(states.astype(jnp.float32) * picked, axis=-1)
+    return picked - lse, lse, mean / total[:, None] if wants_mean else None
+
+
+def _save(states, rows, target, allowed, block):
+    learnt = rows.perturbed
+    states, rows, target = states.value, rows.value, target.value
+    allowed = None if allowed is None else allowed.value
+    out, lse, mean = _forward(states, rows, target, allowed, block, True)
+    slope = (jnp.take(rows, target, axis=0) - mean).astype(states.dtype)
+    return out, (slope, (states, rows, target, allowed, lse) if learnt else None)
+
+
+def _backward(block, saved, grad):
+    slope, again = saved
+    by_states = grad[:, None].astype(slope.dtype) * slope
+    if again is None:
+        return by_states, None, None, None
+    states, rows, target, allowed, lse = again
+
+    def body(_, item):
+        start, some = item
+        z = _logits(states, some, start, allowed)
+        dz = -grad[:, None] * jnp.exp(z - lse[:, None])
+        return None, jax.lax.dot_general(
+            dz.astype(states.dtype), states, (((0,), (0,)), ((), ()))
+        )
+
+    _, by_rows = _visit(rows, block, body, None)
+    by_rows = by_rows.at[target].add((grad[:, None] * states).astype(by_rows.dtype))
+    return by_states, by_rows.astype(rows.dtype), None, None
+
+
+logps_of.defvjp(_save, _backward, symbolic_zeros=True)
