@@ -29,14 +29,15 @@ class ModelSource:
         (a random any-to-any model of the playground's words, pictures, tunes and clips).
       family: what `--tiny` makes a small random model of.
       sha256: the pinned hash of a `pypi:` package.
-      param_dtype: parameters at rest. compute_dtype: what layers compute in.
+      param_dtype: parameters at rest. compute_dtype: what layers compute in; "mixed" is
+        float32 but for products with kernels, whose factors are rounded to bfloat16.
     """
 
     path: str
     family: str = "llama"
     sha256: str = ""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
 
 
 def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> Bundle:

@@ -80,11 +80,15 @@ def hidden(
     lora: dict | None = None,
     lora_scale: float = 1.0,
     compute_dtype: Any = jnp.float32,
+    mixed: bool = False,
     remat: str = "none",
     backend: str = "dense",
     block: int = 128,
 ) -> jax.Array:
-    """Hidden states [B, T, D] after the final norm, for a whole batch of groups."""
+    """Hidden states [B, T, D] after the final norm, for a whole batch of groups.
+
+    `mixed` multiplies by kernels in bfloat16 while all else is in `compute_dtype`.
+    """
     rows = attention.rows_of(batch)
     full = attention.plan(rows, None, backend, block)
     sliding = None
@@ -98,9 +102,10 @@ def hidden(
         return attention.attend(q, k, v, mask), None
 
     x = embed(params, batch.tokens, compute_dtype)
-    return _run(
-        params, cfg, x, batch.position[:, 0], attend, None, lora, lora_scale, remat
-    )[0]
+    position = batch.position[:, 0]
+    return _run(params, cfg, x, position, attend, None, lora, lora_scale, remat, mixed)[
+        0
+    ]
 
 
 def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
@@ -110,7 +115,7 @@ def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
     )
 
 
-def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat):
+def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat, mixed=False):
     """Scan the stacked layers; `attend(q, k, v, slides, cache) -> (out, cache)`."""
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r}: choose one of {REMAT}.")
@@ -120,7 +125,9 @@ def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat):
 
     def body(x, layer):
         p, adapter, slides, cache = layer
-        return _layer(x, p, adapter, cfg, tables, slides, cache, attend, lora_scale)
+        return _layer(
+            x, p, adapter, cfg, tables, slides, cache, attend, lora_scale, mixed
+        )
 
     if remat == "full":
         body = jax.checkpoint(body)
@@ -135,19 +142,22 @@ def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat):
     return layers.rms_norm(x, params["final_norm"]["scale"], cfg.norm_eps), cache
 
 
-def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale):
+def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed):
     """One pre-norm block: attention, then feed-forward, each added to x."""
     attn, lora = p["attn"], adapter.get("attn", {})
     h = layers.rms_norm(x, p["attn_norm"]["scale"], cfg.norm_eps)
-    q, k, v = (layers.dense(h, attn[n], lora.get(n), 1, scale) for n in ("q", "k", "v"))
+    q, k, v = (
+        layers.dense(h, attn[n], lora.get(n), 1, scale, mixed) for n in ("q", "k", "v")
+    )
     if cfg.qk_norm:
         q = layers.rms_norm(q, attn["q_norm"]["scale"], cfg.norm_eps)
         k = layers.rms_norm(k, attn["k_norm"]["scale"], cfg.norm_eps)
     q, k = layers.rotate(q, *tables), layers.rotate(k, *tables)
     out, cache = attend(q, k, v, slides, cache)
-    x = x + layers.dense(out, attn["o"], lora.get("o"), 2, scale)
+    x = x + layers.dense(out, attn["o"], lora.get("o"), 2, scale, mixed)
     h = layers.rms_norm(x, p["mlp_norm"]["scale"], cfg.norm_eps)
-    return x + layers.gated_mlp(h, p["mlp"], adapter.get("mlp", {}), scale), cache
+    mlp = layers.gated_mlp(h, p["mlp"], adapter.get("mlp", {}), scale, mixed)
+    return x + mlp, cache
 
 
 @flax.struct.dataclass

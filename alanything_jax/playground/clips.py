@@ -36,8 +36,8 @@ class Clip:
 
 
 def sample(rng: np.random.Generator, parts: int | None = None) -> Clip:
-    """A random clip of two movers; one in ten has one; the first may change colour."""
-    count = parts or (1 if rng.random() < 0.1 else 2)
+    """A random clip of one mover (half of them) or two; the first may change colour."""
+    count = parts or (1 if rng.random() < 0.5 else 2)
     while True:
         looks = rng.choice(len(COLOUR_NAMES) * len(SHAPES), 2, replace=False)
         movers = [

@@ -36,10 +36,10 @@ class Scene:
 
 
 def sample(rng: np.random.Generator, parts: int | None = None) -> Scene:
-    """A random scene of one item (a tenth), two, or a relation (a tenth)."""
-    kind = rng.random() if parts is None else (0.05 if parts == 1 else 0.5)
+    """A random scene of one item (half of them), two, or a relation (a tenth)."""
+    kind = rng.random() if parts is None else (0.05 if parts == 1 else 0.7)
     first, second = _two(rng)
-    if kind < 0.1:
+    if kind < 0.5:
         return Scene((first,))
     if kind < 0.9:
         return Scene((first, second))

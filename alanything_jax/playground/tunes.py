@@ -36,8 +36,8 @@ class Tune:
 
 
 def sample(rng: np.random.Generator, parts: int | None = None) -> Tune:
-    """A random tune of two phrases; one in ten has one."""
-    count = parts or (1 if rng.random() < 0.1 else 2)
+    """A random tune of one phrase (half of them) or two."""
+    count = parts or (1 if rng.random() < 0.5 else 2)
     return Tune(
         tuple(
             Phrase(

@@ -98,13 +98,15 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
     weights = tree[program.trained]
     if role != program.trained and program.reference == "live":
         weights = tree[role]
+    mixed = program.compute_dtype == "mixed"
     states = decoder.hidden(
         weights,
         program.config,
         batch,
         lora=adapter,
         lora_scale=program.lora.scale if program.lora else 1.0,
-        compute_dtype=jnp.dtype(program.compute_dtype),
+        compute_dtype=jnp.float32 if mixed else jnp.dtype(program.compute_dtype),
+        mixed=mixed,
         remat=program.compute.remat,
         backend=program.compute.attention,
         block=program.compute.block,
@@ -115,7 +117,7 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
         logps=heads.token_logps(
             weights,
             program.config,
-            states,
+            states.astype(jnp.bfloat16) if mixed else states,
             batch,
             chunk=program.compute.head_chunk,
             block=program.compute.head_block,

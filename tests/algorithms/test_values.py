@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alanything_jax.algorithms import dpo, reward, sft
+from alanything_jax.algorithms import critique, dpo, reward, sft
 from alanything_jax.algorithms.base import Outputs
 from tests import toys
 
@@ -104,6 +104,24 @@ def test_sft_is_a_mean_over_tokens():
     assert float(terms["nll"].count) == scored.sum()
     np.testing.assert_allclose(
         float(terms["nll"].total), -np.asarray(logps)[scored].sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_critique_is_a_mean_over_critiques_or_tokens(per_token):
+    batch, _ = packed()
+    logps = token_values(batch, 5)
+    terms, metrics = critique.Critique(per_token).loss(
+        batch, {"critic": Outputs(logps=logps)}
+    )
+    scored = np.asarray(batch.scored)
+    responses = int((np.asarray(batch.table) >= 0).sum())
+    total = -np.asarray(logps)[scored].sum()
+    assert float(terms["nll"].count) == (scored.sum() if per_token else responses)
+    np.testing.assert_allclose(float(terms["nll"].total), total, rtol=1e-5)
+    per_critique = metrics["nll_per_critique"]
+    np.testing.assert_allclose(
+        float(per_critique.total / per_critique.count), total / responses, rtol=1e-5
     )
 
 
