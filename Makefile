@@ -8,10 +8,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all lint wheel bench clean
+.PHONY: demo real test test-all lint wheel bench clean
 
 demo: .venv/.base
 	$(BIN)/alanything demo
+
+real: .venv/.base
+	$(BIN)/alanything demo --real --run-dir runs/real
 
 test: .venv/.test lint
 	$(PYTEST) -m "not slow"

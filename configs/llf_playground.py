@@ -13,7 +13,7 @@ from alanything_jax.pipelines.llf import LLF
 from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.step import Compute
 
-MODEL = ModelSource(path="playground:96x4")
+MODEL = ModelSource(path="playground:96x4", compute_dtype="mixed")
 COMPUTE = Compute(row_tokens=128, rows_per_microbatch=28, attention="dense")
 
 
@@ -22,25 +22,25 @@ def config() -> LLF:
     base = Experiment(
         name="base",
         model=MODEL,
-        data=Data("playground:lessons/16000", heldout_groups=256, max_group_tokens=128),
+        data=Data("playground:lessons/20000", heldout_groups=256, max_group_tokens=128),
         algorithm=SFT(),
         optimizer=Optimizer("muon", learning_rate=1e-2, warmup_steps=20, b2=0.98),
-        train=Train(steps=700, groups_per_step=64, checkpoint_every=100),
+        train=Train(steps=800, groups_per_step=64, checkpoint_every=100),
         compute=COMPUTE,
     )
     critic = Experiment(
         name="critic",
         model=MODEL,
         data=Data(
-            "playground:attempts/4000/1",
+            "playground:attempts/3000/1",
             view="critiques",
             templates="playground",
             heldout_groups=256,
             max_group_tokens=128,
         ),
         algorithm=Critique(per_token=True),
-        optimizer=Optimizer("muon", learning_rate=3e-3, warmup_steps=10, b2=0.98),
-        train=Train(steps=200, groups_per_step=64, checkpoint_every=100),
+        optimizer=Optimizer("muon", learning_rate=5e-3, warmup_steps=10, b2=0.98),
+        train=Train(steps=300, groups_per_step=64, checkpoint_every=100),
         compute=COMPUTE,
     )
     align = Experiment(
@@ -59,7 +59,7 @@ def config() -> LLF:
         align=align,
         prompts="playground:prompts/2048/7",
         templates="playground",
-        verify="critic",
+        verify="none",
         max_new_tokens=48,
         max_critique_tokens=32,
         shard_rows=256,

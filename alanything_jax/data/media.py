@@ -159,7 +159,8 @@ def _gif(raw, limits):
 
 
 def dump(kind: str, array: np.ndarray, **meta: Any) -> bytes:
-    """A PNG, WAV or GIF of an array; the GIF keeps up to 256 colours exactly.
+    """A PNG, WAV or GIF of an array; a GIF keeps up to 256 colours exactly, and takes
+    the nearest of 256 where there are more.
 
     Args:
       kind: image, audio or video.
@@ -186,11 +187,12 @@ def _dump_gif(array, fps):
     packed = array.astype(np.uint32)
     packed = packed[..., 0] << 16 | packed[..., 1] << 8 | packed[..., 2]
     colours, index = np.unique(packed, return_inverse=True)
-    if len(colours) > 256:
-        raise MediaError(f"a GIF holds 256 colours, the clip has {len(colours)}.")
     if not len(array):
         raise MediaError("the clip has no frame.")
     rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
+    if len(colours) > 256:
+        tall = Image.fromarray(array.reshape(-1, *array.shape[2:])).quantize(256)
+        rgb, index = np.array(tall.getpalette()), np.asarray(tall)
     frames = []
     for frame in index.reshape(array.shape[:3]).astype(np.uint8):
         picture = Image.fromarray(frame, mode="P")

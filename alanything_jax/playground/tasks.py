@@ -197,7 +197,7 @@ def attempts(count: int, seed: int = 0, split: str = "train") -> Iterator[Exampl
     """
     rng = np.random.default_rng([seed, 2])
     for example in prompts(split, count, seed):
-        changes = int(rng.choice(4, p=[0.35, 0.35, 0.2, 0.1]))
+        changes = int(rng.choice(4, p=[0.45, 0.3, 0.15, 0.1]))
         response = answer(example, rng, changes=changes)
         feedback = feedback_on(example, (response,), answer(example, rng))
         yield dataclasses.replace(example, responses=(response,), feedback=feedback)

@@ -85,11 +85,13 @@ def test_gif_round_trip(colours, frames, seed):
     assert meta == {"fps": 4.0}
 
 
-def test_a_gif_of_too_many_colours_or_no_frame_is_not_written():
+def test_a_gif_of_too_many_colours_takes_near_ones_and_one_of_no_frame_none():
     many = np.arange(257, dtype=np.uint16).view(np.uint8).reshape(1, 257, 2)
     clip = np.concatenate([many, np.zeros((1, 257, 1), np.uint8)], -1)[None]
-    with pytest.raises(MediaError, match="256 colours, the clip has 257"):
-        media.dump("video", clip)
+    clip = np.concatenate([clip, clip[:, :, ::-1]])
+    back, _ = load("video", media.dump("video", clip))
+    assert back.shape == clip.shape
+    assert np.abs(back.astype(int) - clip).mean() < 4
     with pytest.raises(MediaError, match="no frame"):
         media.dump("video", np.zeros((0, 4, 4, 3), np.uint8))
 

@@ -18,7 +18,7 @@ def test_scores_equal_the_trainers(monkeypatch):
     examples = list(tasks.pairs(9, 4))
     found = score_responses(bundle, examples, batch_size=4)
     groups = [encode(e, bundle.tokenizer, Limits(), bundle.coder) for e in examples]
-    (batch,), planned = toys.pack(groups, rows=9, row_tokens=160)
+    (batch,), planned = toys.pack(groups, rows=9, row_tokens=160, numbers=())
     from alanything_jax.data import packing
     from alanything_jax.models import decoder, heads
 
