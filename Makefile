@@ -8,13 +8,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo real test test-all lint wheel bench clean
+.PHONY: demo playground test test-all lint wheel bench clean
 
 demo: .venv/.base
 	$(BIN)/alanything demo
 
-real: .venv/.base
-	$(BIN)/alanything demo --real --run-dir runs/real
+playground: .venv/.base
+	$(BIN)/alanything demo --playground
 
 test: .venv/.test lint
 	$(PYTEST) -m "not slow"

@@ -22,7 +22,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["alanything_jax", "alanything_jax.*"]),
-    package_data={"alanything_jax": ["data/templates/*/*.txt", "data/templates/*/*.html"]},
+    package_data={
+        "alanything_jax": ["data/templates/*/*.txt", "data/templates/*/*.html"]
+    },
     data_files=[("share/alanything_jax/configs", glob("configs/*.py"))],
     install_requires=[
         *PAIRS,

@@ -8,6 +8,8 @@ Rafailov et al. 2023 (arXiv:2305.18290), equation 7:
 The policy should raise the chosen answer above the rejected one by more than the
 reference does. Log-probabilities are sums over a response's tokens. A link turns h into
 a loss per pair; label smoothing e mixes in the flipped pair: (1-e) link(h) + e link(-h).
+A second term may hold the chosen answers up, which h alone does not: the negative
+log-likelihood of their tokens (RPO, arXiv:2404.19733).
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ class DPO:
       beta: strength of the pull to the reference; IPO's tau.
       link: loss of one pair as a function of h and beta.
       label_smoothing: assumed share of flipped labels (cDPO), in [0, 0.5).
+      nll_weight: weight of the chosen answers' negative log-likelihood per token.
     """
 
     beta: float = 0.1
     link: Callable[[jax.Array, float], jax.Array] = sigmoid
     label_smoothing: float = 0.0
+    nll_weight: float = 0.0
 
     roles: ClassVar = {"policy": "logps", "reference": "logps"}
     trains: ClassVar = ("policy",)
@@ -73,7 +77,7 @@ class DPO:
         return {"reference_sum": sums}
 
     def loss(self, batch, outputs):
-        """Term `dpo` per pair; rewards are beta * (log p - log p_ref)."""
+        """Term `dpo` per pair, `nll` per token; rewards are beta * (log p - log p_ref)."""
         sums = masked.response_sum(outputs["policy"].logps, batch)
         ratio = sums - batch.numbers["reference_sum"]
         chosen, rejected, mask = masked.pairs(ratio, batch.table)
@@ -92,4 +96,10 @@ class DPO:
             "logp_chosen": masked.mean(logp_w, mask),
             "logp_rejected": masked.mean(logp_l, mask),
         }
-        return {"dpo": masked.Term(1.0, total, count)}, metrics
+        terms = {"dpo": masked.Term(1.0, total, count)}
+        if self.nll_weight:
+            tokens = masked.response_sum(jnp.ones_like(outputs["policy"].logps), batch)
+            count = jnp.sum(masked.by_group(tokens, batch.table)[:, 0])
+            total = -jnp.sum(masked.by_group(sums, batch.table)[:, 0])
+            terms["nll"] = masked.Term(self.nll_weight, total, count)
+        return terms, metrics

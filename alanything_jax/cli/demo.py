@@ -9,37 +9,47 @@ import rich.console
 import rich.table
 import tyro
 
-from alanything_jax.pipelines.demo import demo
+from alanything_jax.pipelines.demo import demo as demo_playground
 from alanything_jax.pipelines.demo_real import demo as demo_real
 
 
 def run(
-    run_dir: Path = Path("runs/demo"), tiny: bool = False, real: bool = False
+    run_dir: Path | None = None,
+    tiny: bool = False,
+    real: bool = False,
+    playground: bool = False,
 ) -> int:
-    """Teach a small any-to-any model from language feedback, and show what it gained.
+    """Align SmolLM2-135M-Instruct by DPO on real preference pairs, compare, export.
 
     Args:
-      run_dir: where everything goes; the same command goes on where it stopped.
-      tiny: smaller still, to see that it works.
-      real: instead, align SmolLM2-135M-Instruct by DPO on real preference pairs.
+      run_dir: where everything goes (runs/demo, or runs/playground); the same command
+        goes on where it stopped.
+      tiny: a small random model and made-up data, to see that it works.
+      real: the real chat model; so far the default.
+      playground: instead, teach a small any-to-any model from nothing by language
+        feedback, and write a page about it.
     """
-    if real:
-        report = demo_real(run_dir, tiny=tiny)
+    if real and playground:
+        raise ValueError("give --real or --playground, not both.")
+    if playground:
+        out = run_dir or Path("runs/playground")
+        demo_playground(out, tiny=tiny)
+        print(f"look at it: {out / 'report.html'} (figures: report.json beside it)")
+        print(
+            f"ask it:     alanything generate --model {out / 'export'} "
+            '--prompt "draw two red circles left and one blue square top"'
+        )
+    else:
+        out = run_dir or Path("runs/demo")
+        report = demo_real(out, tiny=tiny)
         table = rich.table.Table("before", "after", show_lines=True)
         for row in report["answers"]:
             table.add_row(f"[bold]{row['prompt']}[/]\n\n{row['base']}", row["aligned"])
         rich.console.Console().print(table)
-        print(f"report: {run_dir / 'report.json'}")
-        print(f"talk to it: alanything chat --model {run_dir / 'export'}")
-    else:
-        demo(run_dir, tiny=tiny)
-        print(f"look at it: {run_dir / 'report.html'} (figures: report.json beside it)")
-        print(
-            f"ask it:     alanything generate --model {run_dir / 'export'} "
-            '--prompt "draw two red circles left and one blue square top"'
-        )
-    print(f"check it:   alanything verify {run_dir / 'export'}")
-    print(f"exported model: {run_dir / 'export'}")
+        print(f"report: {out / 'report.json'}")
+        print(f"talk to it: alanything chat --model {out / 'export'}")
+    print(f"check it:   alanything verify {out / 'export'}")
+    print(f"exported model: {out / 'export'}")
     return 0
 
 

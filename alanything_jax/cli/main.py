@@ -16,7 +16,7 @@ import rich.console
 
 # verb -> (module with `main(argv) -> exit code`, one line for --help)
 VERBS = {
-    "demo": ("demo", "an any-to-any model from nothing, taught by feedback; a page"),
+    "demo": ("demo", "align a real 135M chat model; --playground: any-to-any"),
     "train": ("train", "any algorithm from a recipe: alanything train CONFIG"),
     "llf": (
         "llf",

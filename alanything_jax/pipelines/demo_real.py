@@ -1,4 +1,4 @@
-"""`demo --real`: align a real chat model on real preference pairs, compare, export."""
+"""`alanything demo`: align a real chat model on real preference pairs, compare, export."""
 
 from __future__ import annotations
 

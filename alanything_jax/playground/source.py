@@ -45,12 +45,17 @@ def examples(path: str) -> Iterator[Example]:
 
 
 def lessons(count: int, seed: int = 0) -> Iterator[Example]:
-    """A base model's mixture: 60% answers, 25% critiques, 15% refinements."""
+    """A base model's mixture: 45% answers, 25% critiques, 30% refinements of what is bad."""
     rng = np.random.default_rng([seed, 4])
-    kinds = rng.choice(3, count, p=[0.6, 0.25, 0.15])
+    kinds = rng.choice(3, count, p=[0.45, 0.25, 0.3])
     words = views.templates("playground")
     answers = tasks.demonstrations(int((kinds == 0).sum()), seed)
-    judged = tasks.attempts(int((kinds > 0).sum()), seed + 1)
+    judged = tasks.attempts(int((kinds == 1).sum()), seed + 1)
+    faulty = (
+        example
+        for example in tasks.attempts(4 * count, seed + 2)
+        if not example.feedback.critiques[-1].text.startswith("verdict good")
+    )
     for kind in kinds:
         if kind == 0:
             yield next(answers)
@@ -58,7 +63,7 @@ def lessons(count: int, seed: int = 0) -> Iterator[Example]:
         view = ("answers", "critiques", "refinements")[kind]
         options = [
             e
-            for e in views.of(next(judged), view, words)
+            for e in views.of(next(judged if kind == 1 else faulty), view, words)
             if kind == 1 or e.prompt[-1].text.startswith("verdict")
         ]
         # The last one is the overall critique: half of the critiques are overall.

@@ -107,6 +107,20 @@ def test_sft_is_a_mean_over_tokens():
     )
 
 
+def test_dpo_with_a_second_term_on_the_chosen():
+    batch, _ = packed()
+    policy = token_values(batch, 1)
+    fixed = jnp.zeros(batch.num_responses, jnp.float32)
+    batch = batch.replace(numbers={"reference_sum": fixed})
+    outputs = {"policy": Outputs(logps=policy), "reference": Outputs(logps=policy)}
+    terms, _ = dpo.DPO(nll_weight=0.5).loss(batch, outputs)
+    chosen = np.isin(np.asarray(batch.response), np.asarray(batch.table)[:, 0])
+    assert terms["nll"].weight == 0.5
+    assert float(terms["nll"].count) == chosen.sum()
+    total = -np.asarray(policy)[chosen].sum()
+    np.testing.assert_allclose(float(terms["nll"].total), total, rtol=1e-5)
+
+
 @pytest.mark.parametrize("per_token", [False, True])
 def test_critique_is_a_mean_over_critiques_or_tokens(per_token):
     batch, _ = packed()
