@@ -1,6 +1,6 @@
 """DPO: TRL's DPOTrainer and ours on the same model files and pairs, in turn.
 
-python benchmarks/dpo_vs_trl.py [--quick] [--json FILE] [--repeats 3] [--work DIR]
+python benchmarks/dpo_vs_trl.py [--quick] [--only chat] [--json FILE] [--repeats 3] [--work DIR]
 
 Each side runs in its own process pinned to one core with one thread; the sides take
 turns; figures are medians of CPU seconds (user + system of the process), with compiling
@@ -22,6 +22,7 @@ from pathlib import Path
 import pairs
 
 HERE = Path(__file__).parent
+CASES = ("chat", "long")
 BASE = {
     "trl": {"groups": 8, "batch": 8, "warmup": 2, "threads": 1, "bf16": True},
     "ours": {
@@ -40,8 +41,8 @@ SWEEP = {
         {"reference": "live", "grouped": True, "bf16": False, "weights": "bfloat16"},
     ],
     "ours": [
+        {"row_tokens": 1792, "block": 64, "dtype": "mixed"},
         {"row_tokens": 2048, "block": 64, "dtype": "mixed"},
-        {"row_tokens": 1024, "block": 64, "dtype": "mixed"},
         {"row_tokens": 2048, "block": 64, "dtype": "float32"},
     ],
 }
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="no sweep, one repeat")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=CASES, action="append", help="these cases")
     parser.add_argument("--work", type=Path, default=Path(".cache/dpo_vs_trl"))
     options = parser.parse_args()
     pairs.build(options.work, 64 if options.quick else 128)
@@ -215,7 +217,7 @@ def main() -> None:
     repeats = 1 if options.quick else options.repeats
     cases = [
         compare(options.work, name, repeats, options.quick, gflops)
-        for name in ("chat", "long")
+        for name in options.only or CASES
     ]
     for case in cases:
         for side, settings in case["settings"].items():
