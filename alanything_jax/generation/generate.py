@@ -34,7 +34,7 @@ class Answer:
     logp: float
     num_tokens: int
     finished: bool
-    tokens: np.ndarray
+    tokens: np.ndarray = dataclasses.field(compare=False)
 
 
 def generate(

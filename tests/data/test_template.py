@@ -101,7 +101,7 @@ def test_no_chat_template_says_what_to_do():
 
 def test_media_parts_are_refused_by_name():
     said = [Message("user", (Part("image", uri="x.png"),)), *talk("hi", "yo")[1:]]
-    with pytest.raises(TemplateError, match=r"user message holds \['image'\]"):
+    with pytest.raises(TemplateError, match="user message holds image.*text only"):
         render(tokenizer("chatml"), said)
 
 

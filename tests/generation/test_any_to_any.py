@@ -60,7 +60,7 @@ def spoken(grammar, prompt, completion):
     row = np.concatenate([prompt, completion.tokens])
     openers = [block.open_id for block in grammar.blocks]
     starts = np.flatnonzero(np.isin(row, openers))
-    for size in (len(row), int(starts[-1])):
+    for size in (len(row), *starts[-1:].tolist()):
         try:
             return *grammar.streams(row[:size]), size - len(prompt)
         except ValueError:

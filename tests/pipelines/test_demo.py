@@ -46,7 +46,7 @@ def test_report_has_the_figures_of_the_page(run):
 def test_page_and_export(run):
     page = (run / "report.html").read_text()
     assert (
-        "<svg" in page and "data:image/" in page and "http" not in page.split("<p>")[0]
+        "<svg" in page and "data:image/" in page and "://" not in page.split("<main")[0]
     )
     assert not [check for check in verify(run / "export") if check.passed is False]
     assert (run / "export" / "anything.json").exists()

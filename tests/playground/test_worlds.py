@@ -152,7 +152,7 @@ def test_a_habit_is_fixed_and_mostly_wrong(world):
 @WORLDS
 def test_more_than_ten_thousand_specifications(world):
     rng = np.random.default_rng(0)
-    assert len({world.say(world.sample(rng)) for _ in range(20_000)}) > 10_000
+    assert len({world.say(world.sample(rng, 2)) for _ in range(20_000)}) > 10_000
 
 
 def test_movers_never_share_a_cell_or_a_look():
