@@ -21,6 +21,21 @@ from alanything_jax.rewards.judge import Question, Reply
 Prompt = tuple[schema.Message, ...]
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates" / "arena"
+# First bytes of what browsers show: (offset, bytes) -> type.
+_MAGIC = {
+    (0, b"\x89PNG"): "image/png",
+    (0, b"\xff\xd8\xff"): "image/jpeg",
+    (0, b"GIF8"): "image/gif",
+    (8, b"WEBP"): "image/webp",
+    (8, b"WAVE"): "audio/wav",
+    (0, b"fLaC"): "audio/flac",
+    (0, b"ID3"): "audio/mpeg",
+    (0, b"\xff\xfb"): "audio/mpeg",
+    (0, b"\xff\xf3"): "audio/mpeg",
+    (0, b"OggS"): "audio/ogg",
+    (4, b"ftyp"): "video/mp4",
+    (0, b"\x1aE\xdf\xa3"): "video/webm",
+}
 _SIGN = r"\s*(?:<{1,2}|>{1,2}|={1,2})\s*"
 _VERDICT = re.compile(rf"\[\[\s*(A|B|C|TIE|A{_SIGN}B|B{_SIGN}A)\s*\]\]", re.I)
 
@@ -57,6 +72,12 @@ def same_answers(battle: Battle) -> bool:
 def fingerprint(battle: Battle) -> str:
     """What a judgement holds for: this prompt and these two answers."""
     return digest([battle.id, battle.prompt, battle.responses])
+
+
+def mime_of(raw: bytes) -> str | None:
+    """The type of a file that browsers show, by its first bytes; None for others."""
+    found = (t for (at, mark), t in _MAGIC.items() if raw[at : at + len(mark)] == mark)
+    return next(found, None)
 
 
 def as_file(part: schema.Part, max_bytes: int = 16 << 20) -> bytes:

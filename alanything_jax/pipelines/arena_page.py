@@ -26,6 +26,7 @@ from alanything_jax.pipelines.arena_battle import (
     as_file,
     digest,
     fingerprint,
+    mime_of,
     same_answers,
 )
 from alanything_jax.training.run_dir import write_aside
@@ -33,21 +34,6 @@ from alanything_jax.training.run_dir import write_aside
 FORMAT = "alanything votes 1"
 VOTES = ("left", "right", "tie", "bad")
 MAX_MEDIA_BYTES = 16 << 20
-# First bytes of what browsers show: (offset, bytes) -> type.
-_MAGIC = {
-    (0, b"\x89PNG"): "image/png",
-    (0, b"\xff\xd8\xff"): "image/jpeg",
-    (0, b"GIF8"): "image/gif",
-    (8, b"WEBP"): "image/webp",
-    (8, b"WAVE"): "audio/wav",
-    (0, b"fLaC"): "audio/flac",
-    (0, b"ID3"): "audio/mpeg",
-    (0, b"\xff\xfb"): "audio/mpeg",
-    (0, b"\xff\xf3"): "audio/mpeg",
-    (0, b"OggS"): "audio/ogg",
-    (4, b"ftyp"): "video/mp4",
-    (0, b"\x1aE\xdf\xa3"): "video/webm",
-}
 _DATA_URI = re.compile(r"data:(image|audio|video)/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 
 
@@ -205,7 +191,6 @@ def _data_uri(part):
             )
         return part.uri
     raw = as_file(part, MAX_MEDIA_BYTES)
-    found = (t for (at, mark), t in _MAGIC.items() if raw[at : at + len(mark)] == mark)
-    if (mime := next(found, None)) is None:
+    if (mime := mime_of(raw)) is None:
         raise media.MediaError(f"unknown format, starting with {raw[:8]!r}")
     return f"data:{mime};base64,{base64.b64encode(raw).decode()}"

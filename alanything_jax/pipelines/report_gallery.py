@@ -15,7 +15,7 @@ import numpy as np
 from alanything_jax import schema
 from alanything_jax.data import media
 from alanything_jax.pipelines import report_charts as charts
-from alanything_jax.pipelines.arena_battle import as_file
+from alanything_jax.pipelines.arena_battle import as_file, mime_of
 from alanything_jax.pipelines.report_charts import Markup, el, join
 from alanything_jax.playground.lexicon import TUNE
 from alanything_jax.playground.oracle import says_good
@@ -29,18 +29,6 @@ TASK_NAMES = {
     "v2t": "video to text",
     "ti2ti": "edit an image",
     "choose": "choose the modality",
-}
-# First bytes of what a browser shows: (offset, bytes) -> type.
-_MAGIC = {
-    (0, b"\x89PNG"): "image/png",
-    (0, b"\xff\xd8\xff"): "image/jpeg",
-    (0, b"GIF8"): "image/gif",
-    (8, b"WEBP"): "image/webp",
-    (8, b"WAVE"): "audio/wav",
-    (0, b"fLaC"): "audio/flac",
-    (0, b"OggS"): "audio/ogg",
-    (4, b"ftyp"): "video/mp4",
-    (0, b"\x1aE\xdf\xa3"): "video/webm",
 }
 _OPEN, _STILLS = 2, 6
 
@@ -200,8 +188,7 @@ def _png(frame):
 
 def _uri(raw, kind):
     """A file as a data: URI; its type is read from its bytes."""
-    found = (t for (at, mark), t in _MAGIC.items() if raw[at : at + len(mark)] == mark)
-    mime = next(found, None)
+    mime = mime_of(raw)
     if mime is None or (kind and not mime.startswith(kind)):
         raise media.MediaError(f"its first bytes are {raw[:8]!r}")
     return f"data:{mime};base64,{base64.b64encode(raw).decode()}"
