@@ -8,17 +8,17 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo playground test test-all lint wheel bench clean
+.PHONY: demo demo-real test test-all lint wheel bench clean
 
 demo: .venv/.base
 	$(BIN)/alanything demo
 
-playground: .venv/.base
-	$(BIN)/alanything demo --playground
+demo-real: .venv/.base
+	$(BIN)/alanything demo --real
 
 test: .venv/.test lint
 	$(PYTEST) -m "not slow"
-	@echo "passed. next: make demo (a real model), make test-all (the long ones too)"
+	@echo "passed. next: make demo, make test-all (the long ones too)"
 
 test-all: .venv/.test lint
 	$(PYTEST)

@@ -22,16 +22,29 @@ def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
 def evaluate(recipe: Any, run_dir: Any = None, say: Any = print) -> dict[str, Any]:
     """What a recipe measures: a run's held-out accuracy, a benchmark, an arena.
 
-    See `pipelines.evaluate`, `pipelines.eval_playground` and `pipelines.arena`.
+    See `pipelines.evaluate`, `eval_anything`, `eval_playground`, `arena` and `study`.
     """
-    from alanything_jax.pipelines import arena, eval_playground
+    from alanything_jax.pipelines import arena, eval_anything, eval_playground, study
     from alanything_jax.pipelines import evaluate as pipeline
 
     if isinstance(recipe, arena.Arena):
         return arena.arena(recipe, run_dir, say)
     if isinstance(recipe, eval_playground.PlaygroundEval):
         return eval_playground.evaluate_playground(recipe, run_dir, say)
+    if isinstance(recipe, study.Study):
+        return study.study(recipe, run_dir, say)
+    if isinstance(recipe, eval_anything.AMU):
+        return eval_anything.evaluate_amu(recipe, run_dir, say)
+    if isinstance(recipe, eval_anything.AMG):
+        return eval_anything.evaluate_amg(recipe, run_dir, say)
     return pipeline.evaluate(recipe, run_dir, say)
+
+
+def annotate(recipe: Any, run_dir: Any = None, say: Any = print) -> Any:
+    """Answers of several models, judged; see `pipelines.annotate_recipe`."""
+    from alanything_jax.pipelines import annotate_recipe as pipeline
+
+    return pipeline.annotate_recipe(recipe, run_dir, say)
 
 
 def llf(recipe: Any, run_dir: Any = None, say: Any = print) -> Any:

@@ -8,7 +8,7 @@ response K`, group after group. Nothing here knows an algorithm, a model or a to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import flax.struct
@@ -40,6 +40,11 @@ class Message:
     def text(self) -> str:
         """The text parts, joined; media parts are not in it."""
         return "".join(part.text or "" for part in self.parts if part.kind == "text")
+
+
+def parts_of(messages: Iterable[Message]) -> list[Part]:
+    """The parts of several messages, in order."""
+    return [part for message in messages for part in message.parts]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The demo's models against each other, judged by the playground's oracle.
 
-alanything evaluate configs/arena.py        (after `make playground`)
+alanything evaluate configs/arena.py        (after `make demo`)
 
 The page `runs/arena/vote.html` lets a person vote on the same battles, blind. For a judge
 behind an OpenAI-compatible URL give `judge=Endpoint(url, model, api_key_env="MY_KEY")` of
@@ -16,9 +16,9 @@ def config() -> Arena:
     """Three models, every pair on 64 new prompts."""
     return Arena(
         models=(
-            ("base", "runs/playground/base/export"),
-            ("aligned", "runs/playground/export"),
-            ("binary", "runs/playground/binary/export"),
+            ("base", "runs/demo/base/export"),
+            ("aligned", "runs/demo/export"),
+            ("binary", "runs/demo/binary/export"),
         ),
         prompts=tuple(tasks.prompts("test", 64, 77)),
         rule=oracle.rule,

@@ -1,4 +1,4 @@
-"""The demo's models on new playground prompts, by the oracle (after `make playground`).
+"""The demo's models on new playground prompts, by the oracle (after `make demo`).
 
 alanything evaluate configs/eval_playground.py
 """
@@ -10,8 +10,8 @@ def config() -> PlaygroundEval:
     """Base, aligned by language feedback, aligned by binary preferences."""
     return PlaygroundEval(
         models=(
-            ("base", "runs/playground/base/export"),
-            ("aligned", "runs/playground/export"),
-            ("binary", "runs/playground/binary/export"),
+            ("base", "runs/demo/base/export"),
+            ("aligned", "runs/demo/export"),
+            ("binary", "runs/demo/binary/export"),
         )
     )

@@ -14,7 +14,7 @@ from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.step import Compute
 
 MODEL = ModelSource(path="playground:96x4", compute_dtype="mixed")
-COMPUTE = Compute(row_tokens=128, rows_per_microbatch=28, attention="dense")
+COMPUTE = Compute(row_tokens=144, rows_per_microbatch=30, attention="dense")
 
 
 def config() -> LLF:
@@ -22,34 +22,34 @@ def config() -> LLF:
     base = Experiment(
         name="base",
         model=MODEL,
-        data=Data("playground:lessons/20000", heldout_groups=256, max_group_tokens=128),
+        data=Data("playground:lessons/30000", heldout_groups=256, max_group_tokens=144),
         algorithm=SFT(),
-        optimizer=Optimizer("muon", learning_rate=1e-2, warmup_steps=20, b2=0.98),
-        train=Train(steps=1000, groups_per_step=64, checkpoint_every=100),
+        optimizer=Optimizer("muon", learning_rate=5e-3, warmup_steps=20, b2=0.98),
+        train=Train(steps=1600, groups_per_step=64, checkpoint_every=100),
         compute=COMPUTE,
     )
     critic = Experiment(
         name="critic",
         model=MODEL,
         data=Data(
-            "playground:attempts/3000/1",
+            "playground:attempts/3500/1",
             view="critiques",
             templates="playground",
             heldout_groups=256,
-            max_group_tokens=128,
+            max_group_tokens=144,
         ),
         algorithm=Critique(per_token=True),
-        optimizer=Optimizer("muon", learning_rate=5e-3, warmup_steps=10, b2=0.98),
-        train=Train(steps=300, groups_per_step=64, checkpoint_every=100),
+        optimizer=Optimizer("muon", learning_rate=3e-3, warmup_steps=10, b2=0.98),
+        train=Train(steps=200, groups_per_step=64, checkpoint_every=100),
         compute=COMPUTE,
     )
     align = Experiment(
         name="align",
         model=MODEL,
-        data=Data("set by the pipeline", max_group_tokens=128),
-        algorithm=DPO(beta=0.1),
-        optimizer=Optimizer(learning_rate=1e-4, warmup_steps=5, b2=0.98),
-        train=Train(steps=70, groups_per_step=32, checkpoint_every=35),
+        data=Data("set by the pipeline", max_group_tokens=144),
+        algorithm=DPO(beta=0.1, nll_weight=1.0),
+        optimizer=Optimizer(learning_rate=3e-5, warmup_steps=5, b2=0.98),
+        train=Train(steps=100, groups_per_step=32, checkpoint_every=50),
         compute=COMPUTE,
     )
     return LLF(
@@ -61,7 +61,7 @@ def config() -> LLF:
         templates="playground",
         verify="none",
         max_new_tokens=48,
-        max_critique_tokens=32,
+        max_critique_tokens=64,
         shard_rows=256,
         max_pairs=1000,
     )

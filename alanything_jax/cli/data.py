@@ -22,16 +22,6 @@ from alanything_jax.pipelines import data
 from alanything_jax.playground import build as playground
 from alanything_jax.schema import Example, Message
 
-_USAGE = """usage: alanything data VERB ...
-
-  convert   any source to a TFDS/ArrayRecord data set: convert SOURCE OUT
-  build     the playground's preference pairs as one: build playground --out DIR
-  inspect   look at records; with --model, at the tokens that are scored
-  check     read every record, count, list the bad ones (exit 1 if there are any)
-
-SOURCE is .json, .jsonl, .parquet or a converted data set.
-alanything data VERB --help tells more."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Read:
@@ -98,20 +88,15 @@ def build(
     """
     del world
     recipe = playground.Recipe(pairs, seed, error, split, records_per_shard)
-    bar = rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(),
-        rich.progress.TimeElapsedColumn(),
-        transient=True,
-    )
-    with bar:
+    workers = workers or os.cpu_count() or 1
+    with rich.progress.Progress(transient=True) as bar:
         task = bar.add_task("building", total=pairs)
-        resumed = playground.build(
-            recipe,
-            out,
-            workers=workers or os.cpu_count() or 1,
-            beam=beam,
-            on_records=lambda done: bar.update(task, completed=done),
-        )
+
+        def show(done):
+            bar.update(task, completed=done)
+
+        how = {"workers": workers, "beam": beam, "on_records": show}
+        resumed = playground.build(recipe, out, **how)
     found = f", {resumed} shards of them found finished" if resumed else ""
     print(f"wrote {out}: {pairs} pairs in {recipe.num_shards} shards{found}")
     print(f"next: alanything data inspect {out}")
@@ -200,11 +185,7 @@ def _show(console: rich.console.Console, example: Example) -> None:
         word = {True: "chosen", False: "rejected"}[n == chosen]
         name = word if chosen is not None else f"response {n}"
         _show_messages(console, name, response.messages)
-    given = {
-        field.name: getattr(example.feedback, field.name)
-        for field in dataclasses.fields(example.feedback)
-        if getattr(example.feedback, field.name) not in (None, ())
-    }
+    given = {k: v for k, v in vars(example.feedback).items() if v not in (None, ())}
     for title, value in (("feedback", given), ("extra", dict(example.extra))):
         if value:
             console.print(f"[bold]{title}[/] {rich.markup.escape(repr(value))}")
@@ -248,9 +229,7 @@ VERBS = {"convert": convert, "build": build, "inspect": inspect, "check": check}
 
 def main(argv: Sequence[str]) -> int:
     """Find the verb, parse, run."""
-    argv = list(argv)
-    if not argv or argv[0] not in VERBS:
-        asked = bool(argv) and argv[0] in ("-h", "--help")
-        print(_USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    return tyro.cli(VERBS[argv[0]], prog=f"alanything data {argv[0]}", args=argv[1:])
+    about = "SOURCE is .json, .jsonl, .parquet or a converted data set."
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS, prog="alanything data", description=about, args=list(argv)
+    )

@@ -13,34 +13,18 @@ from alanything_jax.pipelines.demo import demo as demo_playground
 from alanything_jax.pipelines.demo_real import demo as demo_real
 
 
-def run(
-    run_dir: Path | None = None,
-    tiny: bool = False,
-    real: bool = False,
-    playground: bool = False,
-) -> int:
-    """Align SmolLM2-135M-Instruct by DPO on real preference pairs, compare, export.
+def run(run_dir: Path | None = None, tiny: bool = False, real: bool = False) -> int:
+    """Teach a small any-to-any model from nothing by language feedback; write a page.
 
     Args:
-      run_dir: where everything goes (runs/demo, or runs/playground); the same command
+      run_dir: where everything goes (runs/demo, or runs/demo-real); the same command
         goes on where it stopped.
-      tiny: a small random model and made-up data, to see that it works.
-      real: the real chat model; so far the default.
-      playground: instead, teach a small any-to-any model from nothing by language
-        feedback, and write a page about it.
+      tiny: the same on a smaller model and fewer prompts, to see that it works.
+      real: instead, align SmolLM2-135M-Instruct by DPO on real preference pairs; this
+        downloads the model once.
     """
-    if real and playground:
-        raise ValueError("give --real or --playground, not both.")
-    if playground:
-        out = run_dir or Path("runs/playground")
-        demo_playground(out, tiny=tiny)
-        print(f"look at it: {out / 'report.html'} (figures: report.json beside it)")
-        print(
-            f"ask it:     alanything generate --model {out / 'export'} "
-            '--prompt "draw two red circles left and one blue square top"'
-        )
-    else:
-        out = run_dir or Path("runs/demo")
+    out = run_dir or Path("runs/demo-real" if real else "runs/demo")
+    if real:
         report = demo_real(out, tiny=tiny)
         table = rich.table.Table("before", "after", show_lines=True)
         for row in report["answers"]:
@@ -48,6 +32,13 @@ def run(
         rich.console.Console().print(table)
         print(f"report: {out / 'report.json'}")
         print(f"talk to it: alanything chat --model {out / 'export'}")
+    else:
+        demo_playground(out, tiny=tiny)
+        print(f"look at it: {out / 'report.html'} (figures: report.json beside it)")
+        print(
+            f"ask it:     alanything generate --model {out / 'export'} "
+            '--prompt "draw two red circles left and one blue square top"'
+        )
     print(f"check it:   alanything verify {out / 'export'}")
     print(f"exported model: {out / 'export'}")
     return 0

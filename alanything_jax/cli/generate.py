@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import tyro
 
 from alanything_jax import generate
 from alanything_jax.data import media, sources
+from alanything_jax.data.files import write_aside
 from alanything_jax.generation.generate import Answer
 from alanything_jax.generation.sampler import Sampling
 
@@ -56,15 +56,11 @@ def main(argv: Sequence[str]) -> int:
             on_batch=lambda done: bar.update(task, completed=done),
         )
     folder = options.out.with_name(options.out.stem + "_media")
-    lines = [
-        json.dumps(
-            row | {"responses": [as_row(a, folder, f"{n}-{k}") for k, a in some]}
-        )
-        for n, (row, some) in enumerate(zip(rows, map(enumerate, answers), strict=True))
-    ]
-    aside = options.out.with_name(options.out.name + ".tmp")
-    aside.write_text("\n".join(lines) + "\n")
-    os.replace(aside, options.out)
+    lines = []
+    for n, (row, some) in enumerate(zip(rows, answers, strict=True)):
+        made = [as_row(a, folder, f"{n}-{k}") for k, a in enumerate(some)]
+        lines.append(json.dumps(row | {"responses": made}) + "\n")
+    write_aside(options.out, "".join(lines))
     if len(rows) == 1:
         print(answers[0][0].text)
     media = f", media in {folder}/" if folder.exists() else ""
@@ -84,13 +80,9 @@ def as_row(answer: Answer, folder: Path, name: str) -> dict:
         path = folder / f"{name}-{number}{media.SUFFIX[part.kind]}"
         path.write_bytes(part.data)
         files.append({"kind": part.kind, "file": str(path)})
-    return {
-        "text": answer.text,
-        "media": files,
-        "logp": answer.logp,
-        "num_tokens": answer.num_tokens,
-        "finished": answer.finished,
-    }
+    figures = ("logp", "num_tokens", "finished")
+    row = {"text": answer.text, "media": files}
+    return row | {name: getattr(answer, name) for name in figures}
 
 
 def read_prompts(prompt: str) -> list[dict]:

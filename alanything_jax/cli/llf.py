@@ -11,7 +11,7 @@ from alanything_jax.cli import recipe
 
 def main(argv: Sequence[str]) -> int:
     """Run a recipe's rounds, or go on where its run directory stopped."""
-    call = recipe.parse("llf", argv)
+    call = recipe.parse("llf", argv, "configs/llf_playground.py")
     run = Path(call.run_dir or Path("runs") / call.experiment.name)
     result = llf(call.experiment, run)
     print(f"wrote {result.policy} and {run / 'yield.json'}")

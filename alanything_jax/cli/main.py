@@ -18,12 +18,10 @@ import rich.console
 VERBS = {
     "demo": ("demo", "align a real 135M chat model; --playground: any-to-any"),
     "train": ("train", "any algorithm from a recipe: alanything train CONFIG"),
-    "llf": (
-        "llf",
-        "critic, critique, refine, verify, pairs, align: alanything llf CONFIG",
-    ),
+    "llf": ("llf", "critic, critique, refine, verify, pairs, align"),
     "generate": ("generate", "rows in, rows out"),
-    "evaluate": ("evaluate", "reward and preference accuracy of a run"),
+    "annotate": ("annotate", "several models' answers, judged"),
+    "evaluate": ("evaluate", "Eval-Anything, an arena, the accuracy of a run"),
     "data": ("data", "convert, inspect, check data"),
     "export": ("export", "a run as a Hugging Face directory"),
     "verify": ("verify", "reload an exported directory and compare"),
@@ -54,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] not in VERBS:
         near = difflib.get_close_matches(argv[0], VERBS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        print(
-            f"alanything has no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr
-        )
+        print(f"there is no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"alanything_jax.cli.{VERBS[argv[0]][0]}")
     try:
@@ -87,15 +83,9 @@ def _with_huge_pages():
 
 
 def _usage():
-    lines = [f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: alanything VERB ...",
-            "",
-            *lines,
-            "",
-            "alanything VERB --help tells more.",
-        ]
+    lines = "\n".join(f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items())
+    return (
+        f"usage: alanything VERB ...\n\n{lines}\n\nalanything VERB --help tells more."
     )
 
 

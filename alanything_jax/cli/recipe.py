@@ -14,6 +14,14 @@ import tyro
 
 from alanything_jax import experiment as recipes
 
+# Which verbs take a recipe of a type; others are for `evaluate`.
+_VERBS = {
+    "Experiment": ("train", "evaluate"),
+    "CodecRecipe": ("train",),
+    "LLF": ("llf",),
+    "Annotation": ("annotate",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -23,22 +31,34 @@ class Call:
     run_dir: str | None
 
 
-def parse(verb: str, argv: Sequence[str]) -> Call:
+def parse(
+    verb: str, argv: Sequence[str], example: str = "configs/dpo_smollm2.py"
+) -> Call:
     """`CONFIG [--tiny] [--run-dir DIR] [--dotted.field VALUE]...`
 
     Exits with code 2 on bad usage; an unknown field is answered with the nearest one.
+
+    Raises ValueError: the recipe is of another verb.
     """
     argv = list(argv)
     if not argv or argv[0].startswith("-"):
+        asked = argv[:1] in (["-h"], ["--help"])
         print(
             f"usage: alanything {verb} CONFIG [--tiny] [--run-dir DIR] "
             "[--dotted.field VALUE]...\n\nCONFIG is a Python file that defines "
-            "`config() -> Experiment`, such as configs/dpo_smollm2.py; "
+            f"`config() -> Experiment`, such as {example}; "
             f"`alanything {verb} CONFIG --help` lists its fields.",
-            file=sys.stdout if argv[:1] in (["-h"], ["--help"]) else sys.stderr,
+            file=sys.stdout if asked else sys.stderr,
         )
-        sys.exit(0 if argv[:1] in (["-h"], ["--help"]) else 2)
-    experiment = recipes.load(argv.pop(0))
+        sys.exit(0 if asked else 2)
+    path = argv.pop(0)
+    experiment = recipes.load(path)
+    kind = type(experiment).__name__
+    if verb not in (verbs := _VERBS.get(kind, ("evaluate",))):
+        raise ValueError(
+            f"{path} is no recipe for `alanything {verb}`: it makes a recipe of type "
+            f"{kind}. Run `alanything {verbs[0]} {path}`, or give one such as {example}."
+        )
     if "--tiny" in argv:
         argv.remove("--tiny")
         whole = isinstance(experiment, recipes.Experiment)
@@ -68,12 +88,8 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
     for item in argv:
         name = item.split("=")[0].removeprefix("--").replace("-", "_")
         if item.startswith("--") and name not in (*fields, "help"):
-            bare = name.removeprefix("no_")
             parent, _, leaf = name.rpartition(".")
-            if (
-                bare in fields
-                or f"{parent}.{leaf.removeprefix('no_')}".strip(".") in fields
-            ):
+            if f"{parent}.{leaf.removeprefix('no_')}".strip(".") in fields:
                 continue
             near = difflib.get_close_matches(name, fields, 1, cutoff=0.5)
             hint = f" The nearest is --{near[0]}." if near else ""
@@ -83,14 +99,9 @@ def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
                 file=sys.stderr,
             )
             sys.exit(2)
-    default = _narrow(experiment)
-    got = tyro.cli(
-        type(default),
-        prog=prog,
-        default=default,
-        args=list(argv),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    default, how = _narrow(experiment), (tyro.conf.AvoidSubcommands,)
+    how = {"prog": prog, "default": default, "args": list(argv), "config": how}
+    got = tyro.cli(type(default), **how)
     return _widen(got, experiment)
 
 
@@ -100,14 +111,12 @@ def _narrow(value: Any) -> Any:
     Only where a field holds a dataclass: annotations there are unions and Protocols.
     """
     kind = type(value)
-    held = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
+    held = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind) if f.init}
     if not any(map(dataclasses.is_dataclass, held.values())):
         return value
     hints = typing.get_type_hints(kind)
-    held = {
-        name: _narrow(inner) if dataclasses.is_dataclass(inner) else inner
-        for name, inner in held.items()
-    }
+    for name, inner in held.items():
+        held[name] = _narrow(inner) if dataclasses.is_dataclass(inner) else inner
     fields = [(name, _type(inner, hints[name])) for name, inner in held.items()]
     narrowed = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
     narrowed.__doc__ = kind.__doc__
@@ -137,17 +146,15 @@ def _widen(got: Any, like: Any) -> Any:
     """The inverse of `_narrow`."""
     if not dataclasses.is_dataclass(like):
         return got
-    values = {
-        f.name: _widen(getattr(got, f.name), getattr(like, f.name))
-        for f in dataclasses.fields(like)
-    }
+    names = [field.name for field in dataclasses.fields(like) if field.init]
+    values = {name: _widen(getattr(got, name), getattr(like, name)) for name in names}
     return type(like)(**values)
 
 
 def fields_of(value: Any, prefix: str = "") -> list[str]:
     """Every dotted name of a tree of dataclasses."""
     names = []
-    for field in dataclasses.fields(value):
+    for field in filter(lambda field: field.init, dataclasses.fields(value)):
         inner, name = getattr(value, field.name), f"{prefix}{field.name}"
         names.append(name)
         if dataclasses.is_dataclass(inner):

@@ -16,6 +16,22 @@ import numpy as np
 
 from alanything_jax.schema import Part
 
+# Files that browsers show: (offset, first bytes) -> (type, ending).
+_FILES = {
+    (0, b"\x89PNG"): ("image/png", ".png"),
+    (0, b"\xff\xd8\xff"): ("image/jpeg", ".jpg"),
+    (0, b"GIF8"): ("image/gif", ".gif"),
+    (8, b"WEBP"): ("image/webp", ".webp"),
+    (8, b"WAVE"): ("audio/wav", ".wav"),
+    (0, b"fLaC"): ("audio/flac", ".flac"),
+    (0, b"ID3"): ("audio/mpeg", ".mp3"),
+    (0, b"\xff\xfb"): ("audio/mpeg", ".mp3"),
+    (0, b"\xff\xf3"): ("audio/mpeg", ".mp3"),
+    (0, b"OggS"): ("audio/ogg", ".ogg"),
+    (4, b"ftyp"): ("video/mp4", ".mp4"),
+    (0, b"\x1aE\xdf\xa3"): ("video/webm", ".webm"),
+}
+
 
 class MediaError(ValueError):
     """A medium that cannot be used; says what is wrong with it."""
@@ -31,25 +47,59 @@ class MediaLimits:
     max_frames: int = 1024
 
 
+def mime_of(raw: bytes) -> str | None:
+    """The type of a file that browsers show, by its first bytes; None for others."""
+    return _file_type(raw)[0]
+
+
+def suffix_of(raw: bytes) -> str:
+    """The ending of its name, such as ".png".
+
+    Raises MediaError: none of the formats that browsers show.
+    """
+    if (suffix := _file_type(raw)[1]) is None:
+        known = ", ".join(sorted({suffix for _, suffix in _FILES.values()}))
+        raise MediaError(f"a file beginning {raw[:8]!r}; browsers show {known}.")
+    return suffix
+
+
+def _file_type(raw):
+    found = (f for (at, mark), f in _FILES.items() if raw[at : at + len(mark)] == mark)
+    return next(found, (None, None))
+
+
 def load(part: Part, limits: MediaLimits = MediaLimits()) -> tuple[np.ndarray, dict]:
     """The array of a media part, and what is known of it (`rate`, `fps`).
 
-    Raises:
-      MediaError: no data, over a limit, truncated, or not of the part's kind.
+    Raises MediaError: no data, over a limit, truncated, or not of the part's kind.
     """
     if isinstance(part.data, np.ndarray):
         return part.data, dict(part.meta)
     raw = _bytes(part, limits)
     try:
-        return {"image": _image, "audio": _audio, "video": _video}[part.kind](
-            raw, limits
-        )
+        read = {"image": _image, "audio": _audio, "video": _video}[part.kind]
+        return read(raw, limits)
     except MediaError:
         raise
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError) as error:
         raise MediaError(
             f"the {part.kind} cannot be decoded ({type(error).__name__}: {error})."
         ) from error
+
+
+def as_file(part: Part, max_bytes: int = 16 << 20) -> bytes:
+    """A media part's file: its bytes, its array encoded, or the local file it names.
+
+    Raises MediaError: there is none, it is too large, or the array cannot be encoded.
+    """
+    if not isinstance(part.data, np.ndarray):
+        return _bytes(part, MediaLimits(max_bytes))
+    if part.kind == "audio" and "rate" not in part.meta:
+        raise MediaError('samples without meta["rate"]')
+    known = {k: part.meta[k] for k in ("rate", "fps") if k in part.meta}
+    if len(raw := dump(part.kind, part.data, **known)) > max_bytes:
+        raise MediaError(f"{len(raw)} bytes; at most {max_bytes} are taken")
+    return raw
 
 
 def _bytes(part, limits):
@@ -80,9 +130,8 @@ def _opened(raw, limits):
     except Image.DecompressionBombError as error:
         raise MediaError(f"{error} Allowed are {limits.max_pixels} pixels.") from error
     if picture.width * picture.height > limits.max_pixels:
-        raise MediaError(
-            f"{picture.width} x {picture.height} pixels; allowed are {limits.max_pixels}."
-        )
+        size = f"{picture.width} x {picture.height} pixels"
+        raise MediaError(f"{size}; allowed are {limits.max_pixels}.")
     return picture
 
 
@@ -204,4 +253,10 @@ def _dump_gif(array, fps):
     return b"".join([*header, *(piece for pieces in data for piece in pieces), b";"])
 
 
+# Endings of files by kind; SUFFIX is what `dump` writes.
+SUFFIXES = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3", ".m4a"),
+    "video": (".gif", ".mp4", ".webm", ".mov", ".mkv", ".avi"),
+}
 SUFFIX = {"image": ".png", "audio": ".wav", "video": ".gif"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import os
 from pathlib import Path
+
+from alanything_jax.data.files import write_aside
 
 
 class TooManyBad(ValueError):
@@ -30,9 +31,8 @@ class Quarantine:
     def add(self, source: str, row: int, error: Exception, fault: bool = True) -> None:
         """Set one record aside; `fault=False` for a sound record that is too long."""
         reason = str(error)
-        self.entries.append(
-            {"source": source, "row": row, "reason": reason, "fault": fault}
-        )
+        entry = {"source": source, "row": row, "reason": reason, "fault": fault}
+        self.entries.append(entry)
 
     @property
     def faults(self) -> list[dict]:
@@ -42,18 +42,14 @@ class Quarantine:
     def close(self) -> None:
         """Write the list; raise if too much is on it.
 
-        Raises:
-          TooManyBad: with the first reasons.
+        Raises TooManyBad: with the first reasons.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(self.path.name + ".tmp")
-        aside.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
-        os.replace(aside, self.path)
+        write_aside(self.path, "".join(json.dumps(e) + "\n" for e in self.entries))
         bad = self.faults
         if bad and len(bad) > self.max_share * self.seen:
-            first = "; ".join(
-                f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5]
-            )
+            said = (f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5])
+            first = "; ".join(said)
             raise TooManyBad(
                 f"{len(bad)} of {self.seen} records are bad, more than the tolerated "
                 f"{self.max_share:.0%}: {first}. All are listed in {self.path}. Mend the "

@@ -49,26 +49,13 @@ def coded(values: Any) -> tuple[np.ndarray, np.ndarray]:
       values: an array or nested list of any shape.
     """
     array = np.asarray(values)
-    if array.dtype.kind not in "bifu":
-        # None makes an object array, and None beside text must not become "None".
+    if array.dtype.kind not in "bifu":  # None beside text must not become "None"
         array = np.asarray(values, dtype=object)
-        missing = np.array([_missing(v) for v in array.ravel()], bool)
-        missing = missing.reshape(array.shape)
-    else:
-        missing = np.isnan(array.astype(np.float64))
+    there = (array == array) & ~np.equal(array, None)
     codes = np.full(array.shape, -1)
-    present = array[~missing]
-    if present.dtype == object and all(isinstance(v, _NUMBER) for v in present):
-        present = present.astype(np.float64)
-    distinct, codes[~missing] = np.unique(present, return_inverse=True)
+    present = np.array(array[there].tolist())
+    distinct, codes[there] = np.unique(present, return_inverse=True)
     return codes, distinct
-
-
-_NUMBER = (bool, int, float, np.number, np.bool_)
-
-
-def _missing(value):
-    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def share(first: Any, second: Any) -> float:
@@ -88,8 +75,7 @@ def cohen_kappa(first: Any, second: Any, weights: Weights = "none") -> float:
     Args:
       first, second: [N] values each; items that either left out are not counted.
 
-    Raises:
-      ValueError: unknown weights, columns of unequal length, or weights on labels.
+    Raises ValueError: unknown weights, columns of unequal length, or weights on labels.
     """
     if weights not in ("none", "linear", "quadratic"):
         raise ValueError(f"weights {weights!r}: choose none, linear or quadratic.")
@@ -102,11 +88,12 @@ def cohen_kappa(first: Any, second: Any, weights: Weights = "none") -> float:
         distance = np.abs(_distances(values)) ** (1 if weights == "linear" else 2)
     flat = codes[0] * size + codes[1]
     table = np.bincount(flat, minlength=size * size).reshape(size, size)
-    total = table.sum()
-    expected = (np.outer(table.sum(1), table.sum(0)) * distance).sum()
-    if expected == 0:
-        return float("nan")
-    return float(1 - total * (table * distance).sum() / expected)
+    expected = np.outer(table.sum(1), table.sum(0)) / max(table.sum(), 1)
+    return _above_chance((table * distance).sum(), (expected * distance).sum())
+
+
+def _above_chance(observed, expected):
+    return float(1 - observed / expected) if expected else float("nan")
 
 
 def krippendorff_alpha(ratings: Any, level: Level = "nominal") -> float:
@@ -144,31 +131,25 @@ def krippendorff_alpha(ratings: Any, level: Level = "nominal") -> float:
     else:
         _distances(values)  # Ranks need an order: labels are refused here.
         middle = np.cumsum(totals) - totals / 2
-        squared = (middle[:, None] - middle[None, :]) ** 2
-    expected = totals @ squared @ totals
-    if expected == 0:
-        return float("nan")
-    return float(1 - (totals.sum() - 1) * (coincidences * squared).sum() / expected)
+        squared = np.subtract.outer(middle, middle) ** 2
+    expected = totals @ squared @ totals / (totals.sum() - 1)
+    return _above_chance((coincidences * squared).sum(), expected)
 
 
 def _pair(first, second):
     if len(first) != len(second):
         raise ValueError(f"columns of {len(first)} and {len(second)} items.")
-    columns = [np.asarray(first), np.asarray(second)]
-    if all(column.dtype.kind in "bifu" for column in columns):
-        return np.stack([column.astype(np.float64) for column in columns])
-    return [list(first), list(second)]
+    return [first, second]
 
 
 def _distances(values):
     """[V, V] differences of the values."""
-    if values.size and not isinstance(values[0], _NUMBER):
+    if values.size and values.dtype.kind not in "bifu":
         raise ValueError(
             f"values such as {values[0]!r} have no distance: give numbers, or use the "
             "nominal level and no weights."
         )
-    numbers = values.astype(np.float64)
-    return numbers[:, None] - numbers[None, :]
+    return np.subtract.outer(values.astype(float), values.astype(float))
 
 
 def bootstrap(
@@ -187,25 +168,22 @@ def bootstrap(
       statistic: `statistic(*columns)`, NaN where undefined.
       columns: arrays [..., N].
 
-    Raises:
-      ValueError: no columns, or columns of unequal N.
+    Raises ValueError: no columns, or columns of unequal N.
     """
     arrays = [np.asarray(column) for column in columns]
-    sizes = {array.shape[-1] for array in arrays}
-    if len(sizes) != 1:
-        raise ValueError(f"columns of {sorted(sizes)} items: give equal numbers.")
-    (items,) = sizes
+    items, *others = {array.shape[-1] for array in arrays}
+    if others:
+        raise ValueError(f"columns of {[items, *others]} items: give equal numbers.")
     nan = float("nan")
-    value = float(statistic(*arrays)) if items else nan
-    if not items or not samples:
-        return Interval(value, nan, nan, items, nan)
+    if not items:
+        return Interval(nan, nan, nan, 0, nan)
+    value = float(statistic(*arrays))
     drawn = np.random.default_rng(seed).integers(items, size=(samples, items))
     found = np.array([statistic(*(a[..., rows] for a in arrays)) for rows in drawn])
     defined = found[~np.isnan(found)]
-    if not len(defined):
-        return Interval(value, nan, nan, items, 1.0)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    undefined = 1 - len(defined) / samples
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(defined, tails) if len(defined) else (nan, nan)
+    undefined = 1 - len(defined) / samples if samples else nan
     return Interval(value, float(low), float(high), items, undefined)
 
 
@@ -216,19 +194,18 @@ def ratings(
 
     NaN where a rater said nothing; of several scores by one rater the mean.
     """
-    said: dict[str, dict[int, list[float]]] = {}
+    said: dict[tuple[str, int], list[float]] = {}
     first = 0
     for example in examples:
         for rating in example.feedback.ratings:
             if rating.dimension == dimension:
-                column = said.setdefault(rating.rater or "unnamed", {})
-                column.setdefault(first + rating.response, []).append(rating.score)
+                place = rating.rater or "unnamed", first + rating.response
+                said.setdefault(place, []).append(rating.score)
         first += len(example.responses)
-    table = np.full((len(said), first), np.nan)
-    raters = sorted(said)
-    for row, rater in enumerate(raters):
-        for item, scores in said[rater].items():
-            table[row, item] = np.mean(scores)
+    raters = sorted({rater for rater, _ in said})
+    table = np.full((len(raters), first), np.nan)
+    for (rater, item), scores in said.items():
+        table[raters.index(rater), item] = np.mean(scores)
     return raters, table
 
 
@@ -262,12 +239,10 @@ def between(
     Args:
       options: of `bootstrap`.
 
-    Returns:
-      Per dimension `share`, `kappa` (quadratic weights) and `alpha` (ordinal); for
-      "choice" `share`, `kappa` (unweighted) and `alpha` (nominal).
+    Returns per dimension `share`, `kappa` (quadratic weights) and `alpha` (ordinal);
+    for "choice" `share`, `kappa` (unweighted) and `alpha` (nominal).
 
-    Raises:
-      ValueError: nobody of that name rated anything.
+    Raises ValueError: nobody of that name rated anything.
     """
     dimensions = {r.dimension for e in examples for r in e.feedback.ratings}
     tables = {name: ratings(examples, name) for name in sorted(dimensions)}

@@ -16,10 +16,13 @@ rating. `Ratings.notes` says where that prior decided.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 MEAN, SCALE = 1000.0, 400.0 / math.log(10.0)
@@ -89,13 +92,10 @@ def fit(
     davidson = tie_model == "davidson"
     if prior == 0:
         _check_finite(*flat, davidson)
-    theta = np.zeros((len(flat[0]), models + 1))
-    theta = _newton(theta, *flat, prior, davidson)
+    theta = _newton(*flat, prior, davidson)
     values = theta[:, :-1] - theta[:, :-1].mean(axis=-1, keepdims=True)
     tie = np.exp(theta[:, -1]) if davidson else np.zeros(len(theta))
-    return Strengths(
-        values.reshape(*wins.shape[:-1]), tie.reshape(wins.shape[:-2] or ())
-    )
+    return Strengths(values.reshape(wins.shape[:-1]), tie.reshape(wins.shape[:-2]))
 
 
 def rate(
@@ -117,8 +117,7 @@ def rate(
       wins, ties: [P, M, M] per prompt, as `fit` takes them.
       names: for the notes; default "model 0", ...
 
-    Raises:
-      ValueError: no battle at all, or counts that are no counts.
+    Raises ValueError: no battle at all, or counts that are no counts.
     """
     wins, ties = _counts(wins, ties)
     if wins.ndim != 3:
@@ -153,11 +152,7 @@ def parts(games: np.ndarray) -> list[list[int]]:
       games: [M, M] battles between each two, either way round.
     """
     met = _reach((games + games.T) > 0)
-    return [
-        np.flatnonzero(row).tolist()
-        for n, row in enumerate(met)
-        if np.flatnonzero(row)[0] == n
-    ]
+    return [row.nonzero()[0].tolist() for n, row in enumerate(met) if row.argmax() == n]
 
 
 def _counts(wins, ties):
@@ -165,16 +160,13 @@ def _counts(wins, ties):
     ties = np.zeros_like(wins) if ties is None else np.asarray(ties, float)
     square = wins.ndim >= 2 and wins.shape[-1] == wins.shape[-2]
     if not square or wins.shape != ties.shape:
-        raise ValueError(
-            f"wins {wins.shape} and ties {ties.shape} must both be [..., models, models]."
-        )
+        shapes = f"wins {wins.shape} and ties {ties.shape}"
+        raise ValueError(f"{shapes} must both be [..., models, models].")
     both = np.stack([wins, ties])
     if not np.isfinite(both).all() or (both < 0).any():
         raise ValueError("wins and ties must be finite and not negative.")
     if np.diagonal(both, axis1=-2, axis2=-1).any():
-        raise ValueError(
-            "a model met itself: the diagonals of wins and ties must be 0."
-        )
+        raise ValueError("a model met itself: the diagonals must be 0.")
     if not np.array_equal(ties, np.swapaxes(ties, -1, -2)):
         raise ValueError("ties must be symmetric: a tie of i and j is one of j and i.")
     return wins, ties
@@ -227,68 +219,56 @@ def _resample(wins, ties, resamples, random):
     return [np.tensordot(drawn, x, axes=1) for x in (wins, ties)]
 
 
-def _newton(theta, wins, ties, prior, davidson, steps=100):
+def _newton(wins, ties, prior, davidson, steps=100):
     """[N, M + 1] maximisers (last: log v), all N problems at once, steps halved as needed."""
-    data = wins + ties / 2, wins + np.swapaxes(wins, -1, -2) + ties, ties
-    value, slope, curve = _likelihood(theta, *data, prior, davidson)
-    tolerance = 1e-16 * (1 + data[1].sum(axis=(1, 2)))
-    for _ in range(steps):
-        move = np.linalg.solve(curve, slope[..., None])[..., 0]
-        gain = (move * slope).sum(axis=-1)  # twice what is left to gain
-        if (gain < tolerance).all():
-            return theta
-        size = np.where(gain < tolerance, 0.0, 1.0)
-        for _ in range(60):
-            tried = theta + size[:, None] * move
-            new = _likelihood(tried, *data, prior, davidson)
-            worse = new[0] < value - 1e-9 * (1 + np.abs(value))
-            if not worse.any():
-                break
-            size = np.where(worse, size / 2, size)
-        theta, (value, slope, curve) = tried, new
+    theta = np.zeros((len(wins), wins.shape[-1] + 1))
+    tolerance = 1e-16 * (1 + (wins + ties / 2).sum(axis=(1, 2)))
+    with jax.enable_x64(True):
+        value, slope, curve = _derivatives(theta, wins, ties, prior, davidson)
+        for _ in range(steps):
+            move = np.linalg.solve(-curve, slope[..., None])[..., 0]
+            gain = (move * slope).sum(axis=-1)  # twice what is left to gain
+            if (gain < tolerance).all():
+                return theta
+            size = np.where(gain < tolerance, 0.0, 1.0)
+            for _ in range(60):
+                tried = theta + size[:, None] * move
+                new = _derivatives(tried, wins, ties, prior, davidson)
+                worse = new[0] < value - 1e-9 * (1 + np.abs(value))
+                if not worse.any():
+                    break
+                size = np.where(worse, size / 2, size)
+            theta, (value, slope, curve) = tried, new
     raise ArithmeticError(
         f"strengths did not settle in {steps} steps: the counts may be extreme. Give a "
         "larger prior."
     )
 
 
-def _likelihood(theta, scores, games, ties, prior, davidson):
-    """Penalised log-likelihood [N], its gradient [N, M+1], its negated Hessian.
+def _derivatives(theta, wins, ties, prior, davidson):
+    """The log-likelihood [N], its gradient [N, M + 1] and its Hessian."""
+    return jax.device_get(_compiled(theta, wins, ties, float(prior), davidson))
 
-    With q = e^-|d| and r = v e^(-|d|/2) nothing overflows. Every pair appears twice in
-    the matrices, hence the halves.
-    """
-    s, log_v = theta[:, :-1], theta[:, -1]
-    v = np.exp(log_v) if davidson else np.zeros_like(log_v)
-    gap = s[:, :, None] - s[:, None, :]
-    q, r = np.exp(-np.abs(gap)), v[:, None, None] * np.exp(-np.abs(gap) / 2)
-    total = 1 + q + r
-    mean = np.sign(gap) * (1 - q) / 2 / total  # expected half-score of the row's model
-    bend = games * (q + r * (1 + q) / 4) / total**2
-    excess = scores - games / 2
-    value = (excess * gap / 2 - games * (np.abs(gap) / 2 + np.log(total)) / 2).sum(
-        (1, 2)
-    )
-    value -= prior * (np.abs(s) / 2 + np.log1p(np.exp(-np.abs(s)))).sum(axis=-1)
-    slope = np.zeros_like(theta)
-    slope[:, :-1] = (excess - games * mean).sum(axis=-1) - prior * np.tanh(s / 2) / 2
-    models = s.shape[-1]
-    curve = np.zeros((*theta.shape, models + 1))
-    curve[:, :-1, :-1] = -bend
-    own = bend.sum(axis=-1) + prior / 4 / np.cosh(s / 2) ** 2
-    curve[:, range(models), range(models)] += own
-    if prior == 0:  # the mean is free: hold it, which moves no difference
-        curve[:, :-1, :-1] += 1.0
+
+@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None))
+def _compiled(theta, *data):
+    value, slope = jax.value_and_grad(_log_likelihood)(theta, *data)
+    return value, slope, jax.hessian(_log_likelihood)(theta, *data)
+
+
+def _log_likelihood(theta, wins, ties, prior, davidson):
+    """Penalised, of one problem; every tie stands in `ties` twice, hence its half."""
+    s, log_v = theta[:-1], theta[-1]
+    gap = s[:, None] - s[None, :]
+    total = jnp.logaddexp(gap / 2, -gap / 2)
+    total = jnp.logaddexp(total, log_v) if davidson else total
+    value = (wins * (gap / 2 - total)).sum() - (ties * total).sum() / 2
+    value -= prior * jnp.logaddexp(s / 2, -s / 2).sum()
+    # Without a prior the mean is free: hold it, which moves no difference.
+    value -= jnp.where(prior == 0, jnp.square(s.sum()) / 2, 0)
     if not davidson:
-        curve[:, -1, -1] = 1.0
-        return value, slope, curve
+        return value - jnp.square(log_v) / 2
     # Ties get a prior too: `prior` battles between equals, a third of them tied.
-    tied, equal = games * r / total, v / (2 + v)
-    count = ties.sum(axis=(1, 2)) / 2
-    value += count * log_v + prior * (log_v / 3 - np.log(2 + v))
-    slope[:, -1] = count - tied.sum(axis=(1, 2)) / 2 + prior * (1 / 3 - equal)
-    cross = -(games * np.sign(gap) * r * (1 - q) / 2 / total**2).sum(axis=-1)
-    curve[:, :-1, -1] = curve[:, -1, :-1] = cross
-    spread = (games * r * (1 + q) / total**2).sum(axis=(1, 2)) / 2
-    curve[:, -1, -1] = spread + prior * equal * (1 - equal)
-    return value, slope, curve
+    value += ties.sum() / 2 * log_v
+    return value + prior * (log_v / 3 - jnp.logaddexp(math.log(2.0), log_v))

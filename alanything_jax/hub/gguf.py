@@ -7,7 +7,6 @@ equals transformers on the same dequantized weights, not the original release.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,20 @@ from einops import rearrange
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import assemble
 from alanything_jax.models import families
+from alanything_jax.models.config import DecoderConfig
+from alanything_jax.models.families import common
 from alanything_jax.models.model import Model
 
-_LAYER = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-    "attn_q_norm.weight": "self_attn.q_norm.weight",
-    "attn_k_norm.weight": "self_attn.k_norm.weight",
-    **{
-        f"attn_{n}.{kind}": f"self_attn.{n}_proj.{kind}"
-        for n in "qkv"
-        for kind in ("weight", "bias")
-    },
-}
-_TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 _PERMUTED = ("llama",)
 # How text is cut before merges, by the file's `tokenizer.ggml.pre`.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+"
+    r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPLITS = {
     "smollm": ["digits"],
-    "llama-bpe": [
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+"
-        r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ],
-    "qwen2": [
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
-        r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ],
+    "llama-bpe": [_WORDS % r"\p{N}{1,3}"],
+    "qwen2": [_WORDS % r"\p{N}"],
     "gpt-2": [],
     "default": [],
 }
@@ -58,18 +37,16 @@ _SPLITS = {
 def load_gguf(path: Path, dtype: str) -> Bundle:
     """A bundle from a .gguf file, tokenizer and chat template included.
 
-    Raises:
-      FileNotFoundError, ValueError: no such file; truncated; unknown architecture.
+    Raises FileNotFoundError, ValueError: no such file; truncated; unknown architecture.
     """
     from gguf.quants import dequantize
 
     reader, meta = _open(path)
     config = hf_config(meta, {t.name for t in reader.tensors}, path)
     cfg = families.config_from_hf(config)
-    found = {}
-    for tensor in reader.tensors:
-        if tensor.name != "rope_freqs.weight":
-            found[rename(tensor.name)] = tensor
+    ours = names(config["model_type"], cfg)
+    stored = [t for t in reader.tensors if t.name != "rope_freqs.weight"]
+    found = {ours.get(tensor.name, tensor.name): tensor for tensor in stored}
 
     def read(name):
         value = dequantize(found[name].data, found[name].tensor_type)
@@ -91,8 +68,8 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
         source=str(path),
         generation_config={
             key: config[key]
-            for key in ("bos_token_id", "eos_token_id")
-            if key in config
+            for key in config
+            if key in ("bos_token_id", "eos_token_id")
         },
         extra=extra,
     )
@@ -119,12 +96,14 @@ def _open(path):
     return reader, {name: field.contents() for name, field in reader.fields.items()}
 
 
-def rename(name: str) -> str:
-    """llama.cpp's tensor name -> Hugging Face's."""
-    match = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
-    if match and match[2] in _LAYER:
-        return f"model.layers.{match[1]}.{_LAYER[match[2]]}"
-    return _TOP.get(name, name)
+def names(arch: str, cfg: DecoderConfig) -> dict[str, str]:
+    """llama.cpp's tensor names -> Hugging Face's, of a model."""
+    import gguf
+
+    arches = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    known = gguf.get_tensor_name_map(arches[arch], cfg.num_layers)
+    wanted = common.tensors(cfg, False)
+    return {known.get_name(name, (".weight", ".bias")): name for name in wanted}
 
 
 def hf_config(meta: dict[str, Any], names: set[str], path: Path) -> dict[str, Any]:
@@ -187,18 +166,13 @@ def tokenizer(meta: dict[str, Any], path: Path) -> Any:
     merges = [tuple(m.split(" ", 1)) for m in meta["tokenizer.ggml.merges"]]
     vocab = {token: n for n, token in enumerate(tokens)}
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    inner.pre_tokenizer = _splitter(
-        str(meta.get("tokenizer.ggml.pre", "default")), path
-    )
+    kind = str(meta.get("tokenizer.ggml.pre", "default"))
+    inner.pre_tokenizer = _splitter(kind, path)
     inner.decoder = decoders.ByteLevel()
-    control = [
-        t
-        for t, kind in zip(tokens, meta["tokenizer.ggml.token_type"], strict=True)
-        if kind in (3, 4)
-    ]
-    inner.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in control]
-    )
+    kinds = zip(tokens, meta["tokenizer.ggml.token_type"], strict=True)
+    control = [token for token, kind in kinds if kind in (3, 4)]
+    special = {"special": True, "normalized": False}
+    inner.add_special_tokens([AddedToken(token, **special) for token in control])
 
     def token(key):
         number = meta.get(f"tokenizer.ggml.{key}_token_id")
@@ -225,12 +199,9 @@ def _splitter(kind, path):
             f"{path}: pre-tokenizer {kind!r} is not known ({sorted(_SPLITS)}). Load the "
             "original release instead."
         )
-    steps = [
-        pre_tokenizers.Digits(individual_digits=True)
-        if rule == "digits"
-        else pre_tokenizers.Split(Regex(rule), "isolated")
-        for rule in _SPLITS[kind]
-    ]
+    steps = [pre_tokenizers.Split(Regex(r), "isolated") for r in _SPLITS[kind]]
+    if kind == "smollm":
+        steps = [pre_tokenizers.Digits(individual_digits=True)]
     regex = not any(rule != "digits" for rule in _SPLITS[kind])
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
     return pre_tokenizers.Sequence([*steps, byte_level])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data.files import write_json
 from alanything_jax.hub.bundle import Bundle
-from alanything_jax.hub.save import staged, write_json
+from alanything_jax.hub.save import staged
 from alanything_jax.models.families import common
 from alanything_jax.models.lora import Lora, num_inputs
 from alanything_jax.models.params import flatten
@@ -47,9 +48,8 @@ def save_adapter(
         kernel = np.asarray(bundle.params["heads"]["score"]["kernel"], np.float32)
         arrays["base_model.model.score.weight"] = np.ascontiguousarray(kernel.T)
     with staged(out_dir) as folder:
-        save_file(
-            arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"}
-        )
+        place = folder / "adapter_model.safetensors"
+        save_file(arrays, place, metadata={"format": "pt"})
         write_json(folder / "adapter_config.json", config)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save_pretrained(str(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data.files import write_json
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import families
@@ -26,8 +26,7 @@ MANIFEST = "alanything_manifest.json"
 def staged(out_dir: str | Path) -> Iterator[Path]:
     """A folder beside `out_dir` that takes its name when all went well.
 
-    Raises:
-      ValueError: `out_dir` exists and is not empty.
+    Raises ValueError: `out_dir` exists and is not empty.
     """
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -63,8 +62,7 @@ def save(
       notes: what the model card says of the training (name -> value).
       max_shard_bytes: above it weights are split, with an index.
 
-    Returns:
-      `out_dir`.
+    Returns `out_dir`.
     """
     with staged(out_dir) as folder:
         arrays = disk_tensors(bundle)
@@ -100,13 +98,12 @@ def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     for name, tensor in common.tensors(bundle.model.config, scoring).items():
         leaf = flat[tensor.path]
         value = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
-        dtype = (
-            files.DTYPES[bundle.dtypes[name]] if name in bundle.dtypes else value.dtype
-        )
+        known = bundle.dtypes.get(name)
+        dtype = files.DTYPES[known] if known else value.dtype
         out[name] = tensor.to_disk(value).astype(dtype)
-    kept = {
-        n: v for n, v in bundle.extra.items() if not (scoring and n == "lm_head.weight")
-    }
+    kept = dict(bundle.extra)
+    if scoring:
+        kept.pop("lm_head.weight", None)
     return out | kept
 
 
@@ -119,10 +116,8 @@ def export_config(bundle: Bundle) -> dict[str, Any]:
         config["num_labels"] = 1
         config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
         if config.get("pad_token_id") is None:
-            ids = [
-                getattr(bundle.tokenizer, n, None)
-                for n in ("pad_token_id", "eos_token_id")
-            ]
+            names = ("pad_token_id", "eos_token_id")
+            ids = [getattr(bundle.tokenizer, name, None) for name in names]
             config["pad_token_id"] = next((i for i in ids if i is not None), 0)
     else:
         config["architectures"] = [f"{name}ForCausalLM"]
@@ -177,8 +172,3 @@ def file_hash(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -9,7 +9,8 @@ they are asked alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
+import itertools
 import json
 import shutil
 import string
@@ -19,20 +20,18 @@ from pathlib import Path
 from alanything_jax.data import groups, media, store
 from alanything_jax.data.encode import BadRecord
 from alanything_jax.data.feedback import DIMENSIONS
+from alanything_jax.data.files import digest, write_json
 from alanything_jax.pipelines import annotate_rubrics as texts
 from alanything_jax.pipelines import annotate_shards as shards
-from alanything_jax.pipelines import annotate_yield
 from alanything_jax.pipelines.annotate_rubrics import Garbled, Rubrics
 from alanything_jax.pipelines.annotate_shards import Dropped, Row
-from alanything_jax.pipelines.annotate_stages import STAGES, Echo, Panel, Stage
+from alanything_jax.pipelines.annotate_stages import STAGES, Panel, Stage
+from alanything_jax.pipelines.asking import JudgeDown
 from alanything_jax.rewards.judge import Judge, Question
-from alanything_jax.schema import Example, Message, Part, Response
+from alanything_jax.schema import Example, Message, Part, Response, parts_of
+from alanything_jax.training.run_dir import open_run
 
 Writer = Callable[[list[tuple[Message, ...]]], Sequence[Response | None]]
-
-
-class JudgeDown(RuntimeError):
-    """Too many questions of a shard met an error: stop, and start again later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,61 +110,38 @@ def annotate(
     _claim(recipe, rubrics, list(writers), run_dir)
     done = run_dir / "prompts" / "done.json"
     if not done.exists():
-        _cut(_source(recipe, examples), recipe.shard_rows, run_dir / "prompts")
+        source = groups.examples(recipe.prompts, recipe.format, recipe.columns)
+        source = source if examples is None else enumerate(examples)
+        _cut(source, recipe.shard_rows, run_dir / "prompts")
     total = json.loads(done.read_text())["rows"]
-
-    def respond(rows):
-        return _respond(rows, writers)
-
     panel = Panel(recipe.rater, recipe.orders)
-    steps: list[tuple[str, Callable[[list[Row]], list[Row | Dropped]]]] = [
-        ("responses", respond)
-    ]
+    steps: dict[str, Callable[[list[Row]], list[Row | Dropped]]] = {
+        "responses": functools.partial(_respond, writers)
+    }
     for stage in STAGES:
-        steps.append((stage.name, _Judged(stage, judge, recipe, rubrics, panel)))
-    names = ["prompts", *(name for name, _ in steps)]
+        steps[stage.name] = _Judged(stage, judge, recipe, rubrics, panel)
+    names = ["prompts", *steps]
     stopped = None
     try:
-        annotate_yield.account(run_dir, names[:1], total, recipe.max_bad_share)
-        for number, (name, work) in enumerate(steps, 1):
-            _advance(run_dir, names[number - 1], name, work, say)
-            annotate_yield.account(
-                run_dir, names[: number + 1], total, recipe.max_bad_share
-            )
+        shards.account(run_dir, names, total, recipe.max_bad_share)
+        for before, name in itertools.pairwise(names):
+            _advance(run_dir, before, name, steps[name], say)
+            shards.account(run_dir, names, total, recipe.max_bad_share)
     except (RuntimeError, ValueError) as error:
         stopped = str(error)
         raise
     finally:
-        table = annotate_yield.table(run_dir, names, total) | {"stopped": stopped}
-        shards.write_json(run_dir / "yield.json", table)
-    say(annotate_yield.describe(table))
+        table = shards.table(run_dir, names, total) | {"stopped": stopped}
+        write_json(run_dir / "yield.json", table)
+    say(shards.describe(table))
     return _finish(run_dir, names[-1], table)
 
 
 def _claim(recipe, rubrics, writers, run_dir):
     """Mark the directory as this recipe's; refuse another's."""
-    mine = json.loads(json.dumps(dataclasses.asdict(recipe) | {"writers": writers}))
-    for free in ("max_bad_share", "rubrics"):
-        mine.pop(free)
-    said = json.dumps(dataclasses.asdict(rubrics), sort_keys=True).encode()
-    mine["rubrics_sha256"] = hashlib.sha256(said).hexdigest()
-    place = run_dir / "annotate.json"
-    if place.exists():
-        theirs = json.loads(place.read_text())
-        other = sorted(k for k in mine | theirs if mine.get(k) != theirs.get(k))
-        if other:
-            raise ValueError(
-                f"{run_dir} was begun with other {', '.join(other)}. Give a new "
-                "directory, or the recipe it was begun with."
-            )
-    shards.write_json(place, mine)
-
-
-def _source(recipe, examples):
-    """(row, Example or its error) of the recipe's source."""
-    if examples is not None:
-        return enumerate(examples)
-    return groups.examples(recipe.prompts, recipe.format, recipe.columns)
+    mine = dataclasses.asdict(recipe) | {"writers": writers}
+    free = {"max_bad_share": None, "rubrics": digest(rubrics)}
+    open_run(run_dir, mine | free, name="annotate.json")
 
 
 def _cut(source, shard_rows, folder):
@@ -183,7 +159,7 @@ def _cut(source, shard_rows, folder):
         shards.write(shards.path(folder, number), rows)
     if not count:
         raise ValueError("the source holds no prompt: nothing to annotate.")
-    shards.write_json(folder / "done.json", {"rows": count})
+    write_json(folder / "done.json", {"rows": count})
 
 
 def _sound(row, example, seen):
@@ -194,7 +170,7 @@ def _sound(row, example, seen):
         return Dropped(example.id, row, "duplicate", "an earlier record has this id")
     seen.add(example.id)
     messages = [*example.prompt, *(m for r in example.responses for m in r.messages)]
-    if not any(_said(part) for message in example.prompt for part in message.parts):
+    if not any(map(_said, parts_of(example.prompt))):
         return Dropped(example.id, row, "empty", "the prompt has no content")
     if fault := _media_fault(messages):
         return Dropped(example.id, row, "unreadable", fault)
@@ -209,7 +185,7 @@ def _said(part: Part) -> bool:
 
 def _media_fault(messages):
     """What is wrong with the first medium that cannot be decoded; None if all can."""
-    for part in (part for message in messages for part in message.parts):
+    for part in parts_of(messages):
         # What a link leads to is the judge's to fetch.
         if part.kind == "text" or (part.uri or "").startswith(("http://", "https://")):
             continue
@@ -220,7 +196,7 @@ def _media_fault(messages):
     return None
 
 
-def _respond(rows, writers):
+def _respond(writers, rows):
     """Every writer's answers appended; each record needs two that differ."""
     said = {}
     for name, writer in writers.items():
@@ -229,10 +205,8 @@ def _respond(rows, writers):
             raise ValueError(
                 f"writer {name!r} gave {len(said[name])} responses to {len(rows)} prompts."
             )
-    return [
-        _answered(row, example, {name: given[n] for name, given in said.items()})
-        for n, (row, example) in enumerate(rows)
-    ]
+    each = [{name: given[n] for name, given in said.items()} for n in range(len(rows))]
+    return [_answered(*row, own) for row, own in zip(rows, each, strict=True)]
 
 
 def _answered(row, example, given):
@@ -240,8 +214,7 @@ def _answered(row, example, given):
         if response is None:
             reason = f"{name} cannot answer this prompt"
             return Dropped(example.id, row, "missing", reason)
-        parts = [part for message in response.messages for part in message.parts]
-        if not any(map(_said, parts)):
+        if not any(map(_said, parts_of(response.messages))):
             return Dropped(example.id, row, "empty", f"{name} answered nothing")
         if fault := _media_fault(response.messages):
             return Dropped(example.id, row, "unreadable", f"{name}: {fault}")
@@ -281,10 +254,9 @@ class _Judged:
             lead = f"{row}:{example.id}/{self.stage.name}"
             asks |= {(row, key): (f"{lead}/{key}", ask) for key, ask in own.items()}
         answers, bad = self._ask(asks)
-        said = {row: {} for row, _ in rows}
+        said, ended = {row: {} for row, _ in rows}, {}
         for (row, key), answer in answers.items():
             said[row][key] = answer
-        ended = {}
         for (row, key), fault in (faults | bad).items():
             ended.setdefault(row, (*fault, key))
         return [
@@ -350,9 +322,7 @@ def _answer(ask, reply):
     try:
         return ask.read(reply.text), None
     except Garbled as error:
-        return None, ("garbled", str(error))
-    except Echo as error:
-        return None, ("echo", str(error))
+        return None, (error.cause, str(error))
 
 
 def _advance(run_dir, before, name, work, say):
@@ -378,8 +348,6 @@ def _finish(run_dir, last, table):
             f"no record reached the end; why is listed in {run_dir}/quarantine.jsonl."
         )
     if not dataset.exists():
-        rows = (
-            row for p in shards.finished(run_dir / last) for row in shards.read(p)[0]
-        )
-        store.write((example for _, example in rows), dataset)
+        rows = (shards.read(place)[0] for place in shards.finished(run_dir / last))
+        store.write((example for some in rows for _, example in some), dataset)
     return Annotated(dataset, records, table)

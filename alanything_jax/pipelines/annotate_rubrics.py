@@ -28,6 +28,8 @@ _SECTION = re.compile(r"^== (\w+) ==$\n", re.MULTILINE)
 class Garbled(ValueError):
     """A reply that is not in the form asked for."""
 
+    cause = "garbled"
+
 
 @dataclasses.dataclass(frozen=True)
 class Rubrics:
@@ -75,8 +77,7 @@ def load(folder: Path, dimensions: Mapping[str, Sequence[str]]) -> Rubrics:
 def fill(text: str, example: Example, where: str, **given: str) -> str:
     """A template's text with the given names and the record's attributes in it.
 
-    Raises:
-      BadRecord: it asks for an attribute the record does not have.
+    Raises BadRecord: it asks for an attribute the record does not have.
     """
     values = dict(given)
     for name in string.Template(text).get_identifiers():
@@ -97,42 +98,36 @@ def question(
     text: str,
     example: Example,
     where: str,
-    shown: Mapping[str, Sequence[Part]],
+    parts_by_name: Mapping[str, Sequence[Part]],
     **given: str,
 ) -> tuple[Message, ...]:
-    """One user message: the template's text, the parts of `shown` at their names' places.
+    """One user message: the template's text, the given parts at their names' places.
 
-        "Look: $response. Good?", shown {"response": (image,)} -> "Look: " image ". Good?"
+        "Look: $response. Good?", {"response": (image,)} -> "Look: " image ". Good?"
 
-    Raises:
-      BadRecord: it asks for an attribute the record does not have.
+    Raises BadRecord: it asks for an attribute the record does not have.
     """
     # A character no text may hold marks the places, so that no record can forge one.
-    marks = {name: f"\0{name}\0" for name in shown}
-    given = {name: value.replace("\0", "") for name, value in given.items()}
-    whole = fill(text, _without_marks(example), where, **given, **marks)
+    marks = {name: f"\0{name}\0" for name in parts_by_name}
+    given = {name: _unmarked(value) for name, value in given.items()}
+    plain = {n: _unmarked(value) for n, value in example.extra.items()}
+    example = dataclasses.replace(example, extra=plain)
+    whole = fill(text, example, where, **given, **marks)
     parts: list[Part] = []
     for n, piece in enumerate(whole.split("\0")):
-        parts += shown[piece] if n % 2 else [Part("text", text=piece)] if piece else []
+        if n % 2:
+            parts += parts_by_name[piece]
+        elif piece:
+            parts.append(Part("text", text=piece))
     return (Message("user", tuple(parts)),)
 
 
-def _without_marks(example):
-    plain = {
-        name: value.replace("\0", "") if isinstance(value, str) else value
-        for name, value in example.extra.items()
-    }
-    return dataclasses.replace(example, extra=plain)
+def _unmarked(value):
+    return value.replace("\0", "") if isinstance(value, str) else value
 
 
-def prompt_parts(example: Example) -> tuple[Part, ...]:
-    """The prompt as a judge sees it."""
-    return transcript(example.prompt, named=len(example.prompt) > 1)
-
-
-def response_parts(example: Example, number: int) -> tuple[Part, ...]:
-    """One response as a judge sees it."""
-    messages = example.responses[number].messages
+def shown(messages: Sequence[Message]) -> tuple[Part, ...]:
+    """A prompt or a response as a judge sees it."""
     return transcript(messages, named=len(messages) > 1)
 
 
@@ -148,7 +143,7 @@ def side_by_side(
     for place, number in enumerate(order, 1):
         gap = "\n\n" if place > 1 else ""
         out.append(Part("text", text=f"{gap}--- answer [{place}] ---\n"))
-        out += response_parts(example, number)
+        out += shown(example.responses[number].messages)
         note = f"\n--- said of [{place}] ---\n{notes[number]}" if notes else ""
         out.append(Part("text", text=f"{note}\n--- end of answer [{place}] ---"))
     return tuple(out)
@@ -161,8 +156,7 @@ def parse(text: str, tags: Sequence[str]) -> dict[str, str]:
 
     A leading `<think>` block is left out.
 
-    Raises:
-      Garbled: a tag is missing, comes twice or is empty.
+    Raises Garbled: a tag is missing, comes twice or is empty.
     """
     text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL)
     out = {}
@@ -188,8 +182,7 @@ def better(text: str, order: Sequence[int]) -> list[float]:
 
         "2", order (1, 0) -> [1.0, 0.0];  "tie" -> [0.5, 0.5]
 
-    Raises:
-      Garbled: neither a shown number nor a tie.
+    Raises Garbled: neither a shown number nor a tie.
     """
     size = len(order)
     if text.strip().lower() == "tie":

@@ -6,13 +6,16 @@ A line of `STAGE/shard-00000.jsonl` is `{"row": n, "example": ...}`, the Example
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alanything_jax.data import store
+from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.schema import Example
 
 
@@ -57,14 +60,6 @@ def write(place: Path, rows: Iterable[Row | Dropped]) -> None:
     os.replace(aside, place)
 
 
-def write_json(place: Path, value: object) -> None:
-    """Write a JSON file whole, or nothing."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(place.name + ".tmp")
-    aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-    os.replace(aside, place)
-
-
 def read(place: Path) -> tuple[list[Row], list[Dropped]]:
     """A finished shard: the rows that go on, and those that ended."""
     kept, dropped = [], []
@@ -92,3 +87,71 @@ def ended(place: Path) -> tuple[int, list[Dropped]]:
 def finished(stage_dir: Path) -> Sequence[Path]:
     """A stage's finished shards in order."""
     return sorted(Path(stage_dir).glob("shard-*.jsonl"))
+
+
+# --- what a run kept and lost ---
+
+
+def account(run_dir: Path, names: Sequence[str], total: int, max_share: float) -> None:
+    """List every record that ended in the named stages, in `quarantine.jsonl`.
+
+    Raises TooManyBad: more than `max_share` of `total`.
+    """
+    quarantine = Quarantine(run_dir / "quarantine.jsonl", max_share, seen=total)
+    for name in names:
+        for place in finished(run_dir / name):
+            for d in ended(place)[1]:
+                where = f"{name}/{d.question}" if d.question else name
+                error = ValueError(f"{d.id}: {d.cause}: {d.reason}")
+                quarantine.add(where, d.row, error)
+    quarantine.close()
+
+
+def table(run_dir: Path, names: Sequence[str], total: int) -> dict[str, Any]:
+    """Per stage the rows in and out, and what ended, by cause; ties; order flips.
+
+    `waiting` are rows of shards that are not finished. `order_flips` counts the choices
+    that changed with the order of presentation: the judge's position bias.
+    """
+    stages, rows, ties = {}, total, 0
+    flips = {"differ": 0, "of": 0}
+    for name in names:
+        kept, causes = 0, collections.Counter()
+        for place in finished(run_dir / name):
+            count, dropped = ended(place)
+            kept += count
+            causes.update(entry.cause for entry in dropped)
+            if name == names[-1]:
+                here, _ = read(place)
+                ties += sum(example.feedback.chosen is None for _, example in here)
+                _count_flips(flips, here)
+        stages[name] = {
+            "in": rows,
+            "out": kept,
+            "dropped": dict(sorted(causes.items())),
+            "waiting": rows - kept - causes.total(),
+        }
+        rows = kept
+    return {"prompts": total, "stages": stages, "ties": ties, "order_flips": flips}
+
+
+def _count_flips(flips, rows):
+    for _, example in rows:
+        for entry in example.extra.get("choices", ()):
+            if len(entry.get("orders", ())) > 1:
+                flips["of"] += 1
+                flips["differ"] += len(set(entry["orders"])) > 1
+
+
+def describe(table: Mapping[str, Any]) -> str:
+    """The yield table as lines of text."""
+    lines = [f"yield of {table['prompts']} prompts:"]
+    for name, stage in table["stages"].items():
+        lost = ", ".join(f"{n} {cause}" for cause, n in stage["dropped"].items())
+        lines.append(f"  {name:<10} {stage['in']:>7} -> {stage['out']:>7}  {lost}")
+    flips = table["order_flips"]
+    lines.append(
+        f"  {table['ties']} ties; {flips['differ']} of {flips['of']} choices changed "
+        "with the order"
+    )
+    return "\n".join(lines)

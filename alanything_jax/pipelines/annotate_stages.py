@@ -10,6 +10,7 @@ nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,13 +21,15 @@ from alanything_jax.pipelines.annotate_rubrics import Garbled, Rubrics
 from alanything_jax.schema import Critique, Example, Message, Rating
 
 
-class Echo(ValueError):
+class Echo(Garbled):
     """Language feedback that only repeats the response."""
+
+    cause = "echo"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """A question and how its reply is read; `read` raises Garbled or Echo."""
+    """A question and how its reply is read; `read` raises Garbled."""
 
     messages: tuple[Message, ...]
     read: Callable[[str], Any]
@@ -58,19 +61,42 @@ def _rubrics(example, rubrics):
     """dimension -> rubric text for the example's modality."""
     kind = feedback.modality(example)
     if kind not in rubrics.sections:
-        raise BadRecord(
-            "responses", f"no rubric for {kind}; there are {sorted(rubrics.sections)}."
-        )
+        known = sorted(rubrics.sections)
+        raise BadRecord("responses", f"no rubric for {kind}; there are {known}.")
     return {
         name: texts.fill(text, example, f"{kind}.txt, {name}")
         for name, text in rubrics.sections[kind].items()
     }
 
 
-def _orders(example, count):
-    """The presentation orders: as given, then reversed."""
-    given = tuple(range(len(example.responses)))
-    return (given, given[::-1])[:count]
+def _spoken(name):
+    return name.replace("_", " ")
+
+
+def _alone(which, number, example, rubrics, **given):
+    """A question that shows one response."""
+    shown = {"response": texts.shown(example.responses[number].messages)}
+    shown |= {"prompt": texts.shown(example.prompt)}
+    text = rubrics.questions[which]
+    return texts.question(text, example, f"{which}.txt", shown, **given)
+
+
+def _together(which, example, rubrics, panel, key, notes=(), **given):
+    """A question in each order of presentation: as given, then reversed."""
+    asks, straight = {}, range(len(example.responses))
+    for number, order in enumerate((straight, straight[::-1])[: panel.orders]):
+        shown = {"responses": texts.side_by_side(example, order, notes)}
+        shown |= {"prompt": texts.shown(example.prompt)}
+        text = rubrics.questions[which]
+        given["count"] = str(len(order))
+        messages = texts.question(text, example, f"{which}.txt", shown, **given)
+        asks[f"{key}/{number}"] = Ask(messages, functools.partial(_read_choice, order))
+    return asks
+
+
+def _read_choice(order, text):
+    said = texts.parse(text, ("why", "better"))
+    return texts.better(said["better"], order), texts.renumber(said["why"], order)
 
 
 # --- grades ---
@@ -81,17 +107,8 @@ def ask_grades(example: Example, rubrics: Rubrics, panel: Panel) -> dict[str, As
     asks = {}
     for name, rubric in _rubrics(example, rubrics).items():
         for number in range(len(example.responses)):
-            messages = texts.question(
-                rubrics.questions["rate"],
-                example,
-                "rate.txt",
-                {
-                    "prompt": texts.prompt_parts(example),
-                    "response": texts.response_parts(example, number),
-                },
-                dimension=name.replace("_", " "),
-                rubric=rubric,
-            )
+            given = {"dimension": _spoken(name), "rubric": rubric}
+            messages = _alone("rate", number, example, rubrics, **given)
             asks[f"{name}/{number}"] = Ask(messages, _read_grade)
     return asks
 
@@ -117,37 +134,16 @@ def ask_choices(example: Example, rubrics: Rubrics, panel: Panel) -> dict[str, A
     """One question a dimension and order."""
     asks = {}
     for name, rubric in _rubrics(example, rubrics).items():
-        for number, order in enumerate(_orders(example, panel.orders)):
-            messages = texts.question(
-                rubrics.questions["choose"],
-                example,
-                "choose.txt",
-                {
-                    "prompt": texts.prompt_parts(example),
-                    "responses": texts.side_by_side(example, order),
-                },
-                count=str(len(order)),
-                dimension=name.replace("_", " "),
-                rubric=rubric,
-            )
-            asks[f"{name}/{number}"] = Ask(messages, _choice_reader(order))
+        given = {"key": name, "dimension": _spoken(name), "rubric": rubric}
+        asks |= _together("choose", example, rubrics, panel, **given)
     return asks
-
-
-def _choice_reader(order):
-    def read(text):
-        said = texts.parse(text, ("why", "better"))
-        return texts.better(said["better"], order), texts.renumber(said["why"], order)
-
-    return read
 
 
 def put_choices(example: Example, answers: Mapping[str, Any], rater: str) -> Example:
     """One entry a dimension in `extra["choices"]`."""
     names = dict.fromkeys(key.rsplit("/", 1)[0] for key in answers)
-    return feedback.add(
-        example, choices=[_choice(answers, name, rater, name) for name in names]
-    )
+    made = [_choice(answers, name, rater, name) for name in names]
+    return feedback.add(example, choices=made)
 
 
 def _choice(answers, prefix, rater, dimension):
@@ -159,9 +155,8 @@ def _choice(answers, prefix, rater, dimension):
     reasons = [why for _, why in said]
     agreeing = [w for w, own in zip(reasons, by_order, strict=True) if own == chosen]
     best = (agreeing or reasons)[0]
-    return feedback.choice(
-        rater, votes, dimension, best, orders=by_order, rationales=reasons
-    )
+    each = {"orders": by_order, "rationales": reasons}
+    return feedback.choice(rater, votes, dimension, best, **each)
 
 
 # --- language feedback ---
@@ -173,38 +168,26 @@ def ask_critiques(example: Example, rubrics: Rubrics, panel: Panel) -> dict[str,
     asks = {}
     for number in range(len(example.responses)):
         grades = "\n".join(
-            f"{r.dimension.replace('_', ' ')}: {r.score:g} ({r.rationale})"
+            f"{_spoken(r.dimension)}: {r.score:g} ({r.rationale})"
             for r in example.feedback.ratings
             if (r.response, r.rater) == (number, panel.rater) and r.dimension in names
         )
-        messages = texts.question(
-            rubrics.questions["critique"],
-            example,
-            "critique.txt",
-            {
-                "prompt": texts.prompt_parts(example),
-                "response": texts.response_parts(example, number),
-            },
-            ratings=grades,
-            dimensions=", ".join(names),
-        )
+        given = {"ratings": grades, "dimensions": ", ".join(names)}
+        messages = _alone("critique", number, example, rubrics, **given)
         own = " ".join(message.text for message in example.responses[number].messages)
-        asks[str(number)] = Ask(messages, _critique_reader(own, names))
+        asks[str(number)] = Ask(messages, functools.partial(_read_critique, own, names))
     return asks
 
 
-def _critique_reader(response, names):
-    def read(text):
-        said = texts.parse(text, ("scope", "critique", "refinement"))
-        scope = [s.strip().lower().replace(" ", "_") for s in said["scope"].split(",")]
-        scope = [] if scope == ["none"] else scope
-        if unknown := sorted(set(scope) - set(names)):
-            raise Garbled(f"the scope names {unknown}, which is none of {names}")
-        if echoes(said["critique"], response):
-            raise Echo("the critique only repeats the response")
-        return scope, said["critique"], said["refinement"]
-
-    return read
+def _read_critique(response, names, text):
+    said = texts.parse(text, ("scope", "critique", "refinement"))
+    scope = [s.strip().lower().replace(" ", "_") for s in said["scope"].split(",")]
+    scope = [] if scope == ["none"] else scope
+    if unknown := sorted(set(scope) - set(names)):
+        raise Garbled(f"the scope names {unknown}, which is none of {names}")
+    if echoes(said["critique"], response):
+        raise Echo("the critique only repeats the response")
+    return scope, said["critique"], said["refinement"]
 
 
 def echoes(critique: str, response: str, share: float = 0.8) -> bool:
@@ -234,32 +217,15 @@ def put_critiques(example: Example, answers: Mapping[str, Any], rater: str) -> E
 def ask_overall(example: Example, rubrics: Rubrics, panel: Panel) -> dict[str, Ask]:
     """One question an order; it shows what was said of each response."""
     rubric = "\n\n".join(
-        f"{name.replace('_', ' ')}: {text}"
-        for name, text in _rubrics(example, rubrics).items()
+        f"{_spoken(name)}: {text}" for name, text in _rubrics(example, rubrics).items()
     )
-    notes = [
-        "\n".join(
-            c.text
-            for c in example.feedback.critiques
-            if (c.response, c.rater) == (number, panel.rater)
-        )
-        for number in range(len(example.responses))
-    ]
-    asks = {}
-    for number, order in enumerate(_orders(example, panel.orders)):
-        messages = texts.question(
-            rubrics.questions["overall"],
-            example,
-            "overall.txt",
-            {
-                "prompt": texts.prompt_parts(example),
-                "responses": texts.side_by_side(example, order, notes),
-            },
-            count=str(len(order)),
-            rubric=rubric,
-        )
-        asks[f"overall/{number}"] = Ask(messages, _choice_reader(order))
-    return asks
+    said: list[list[str]] = [[] for _ in example.responses]
+    for c in example.feedback.critiques:
+        if c.response is not None and c.rater == panel.rater:
+            said[c.response].append(c.text)
+    notes = ["\n".join(some) for some in said]
+    given = {"key": "overall", "notes": notes, "rubric": rubric}
+    return _together("overall", example, rubrics, panel, **given)
 
 
 def put_overall(example: Example, answers: Mapping[str, Any], rater: str) -> Example:

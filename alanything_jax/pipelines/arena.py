@@ -11,32 +11,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from alanything_jax import schema
-from alanything_jax.data import store
+from alanything_jax.data.files import digest, lines, write_aside, write_json
 from alanything_jax.evaluation import bradley_terry
-from alanything_jax.generation.generate import generate
 from alanything_jax.generation.sampler import Sampling
-from alanything_jax.hub.source import ModelSource, load_model
-from alanything_jax.pipelines import arena_page, arena_report
+from alanything_jax.hub.source import ModelSource
+from alanything_jax.pipelines import arena_page, arena_report, asking
 from alanything_jax.pipelines.arena_battle import (
     TEMPLATES,
     Battle,
     Prompt,
-    digest,
     fingerprint,
     question,
     same_answers,
     settle,
 )
+from alanything_jax.pipelines.asking import Model
 from alanything_jax.rewards.judge import Judge, Reply
-from alanything_jax.training.run_dir import append, write_aside, write_json
-
-Model = Callable[[list[Prompt]], Sequence[schema.Response | None]]
+from alanything_jax.training.run_dir import append
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +86,8 @@ class Arena:
 
     def tiny(self) -> Arena:
         """The same with small random models in the place of those on disk."""
-        models = [
-            (name, model if callable(model) else "playground:48x1")
-            for name, model in self.contestants
-        ]
+        small = "playground:48x1"
+        models = [(name, m if callable(m) else small) for name, m in self.contestants]
         return dataclasses.replace(
             self, models=tuple(models), prompts=self.prompts[:8], max_new_tokens=24
         )
@@ -112,10 +106,9 @@ def arena(
 ) -> dict[str, Any]:
     """Answer, judge, rate.
 
-    Returns:
-      the report, also written to `<run_dir>/report.json` beside `vote.html`, where
-      people vote on the same battles. `complete` is False while battles are left that
-      the judge did not answer: the same call asks them again.
+    Returns the report, also written to `<run_dir>/report.json` beside `vote.html`,
+    where people vote on the same battles. `complete` is False while battles are left
+    that the judge did not answer: the same call asks them again.
 
     Raises:
       ValueError: the run directory belongs to another arena; a model gave no Response.
@@ -124,29 +117,31 @@ def arena(
     run.mkdir(parents=True, exist_ok=True)
     prompts = _prompts(recipe)
     _same_arena(run / "arena.json", recipe, prompts)
-    answers = _answer(recipe, prompts, run / "answers.jsonl", say)
+    limits = recipe.max_new_tokens, recipe.sampling, recipe.seed
+    models = (
+        (name, m if callable(m) else asking.stored_model(ModelSource(str(m)), *limits))
+        for name, m in recipe.contestants
+    )
+    path = run / "answers.jsonl"
+    answers = asking.answer_all(models, prompts, path, recipe.batch_size, say)
     fights = _pair(recipe, prompts, answers)
     settled, failed = _judge(recipe, fights, run, say)
-    answers = {
-        (name, key): answers[name, key]
-        for name, _ in recipe.contestants
-        for key in prompts
-    }
+    names = [name for name, _ in recipe.contestants]
+    answers = {at: answers[at] for at in itertools.product(names, prompts)}
     options = ("tie_model", "prior", "resamples", "level", "seed")
     options = {name: getattr(recipe, name) for name in options}
     report = {"judge": recipe.judge_name}
     report |= arena_report.summarize(answers, fights, settled, failed, **options)
     write_json(run / "report.json", report)
-    arena_page.write_page(
-        run / "vote.html", fights, seed=recipe.seed, title=recipe.name
-    )
+    page = {"seed": recipe.seed, "title": recipe.name}
+    arena_page.write_page(run / "vote.html", fights, **page)
     return report
 
 
 def battles(recipe: Arena, run_dir: str | Path) -> list[Battle]:
     """Every pair of answers of a run directory, judged or not."""
     prompts = _prompts(recipe)
-    return _pair(recipe, prompts, _kept(Path(run_dir) / "answers.jsonl"))
+    return _pair(recipe, prompts, asking.kept(Path(run_dir) / "answers.jsonl"))
 
 
 # --- prompts and answers ---
@@ -195,69 +190,6 @@ def _same_arena(path, recipe, prompts):
     write_json(path, {f: theirs.get(f, {}) | values for f, values in ours.items()})
 
 
-def _lines(path):
-    """The whole lines of a jsonl file; one cut off by a kill is removed from it."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_aside(path, whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def _kept(path):
-    """{(model, prompt id): Response or None} of the answers on disk."""
-    return {
-        (line["model"], line["prompt"]): store.from_json(line["response"])
-        for line in _lines(path)
-    }
-
-
-def _answer(recipe, prompts, path, say):
-    """All answers; a batch that is not whole on disk is asked again as a whole."""
-    kept, keys = _kept(path), list(prompts)
-    starts = range(0, len(keys), recipe.batch_size)
-    groups = [keys[n : n + recipe.batch_size] for n in starts]
-    for name, model in recipe.contestants:
-        todo = [some for some in groups if any((name, key) not in kept for key in some)]
-        if not todo:
-            continue
-        ask = model if callable(model) else _stored_model(str(model), recipe)
-        for some in todo:
-            got = list(ask([prompts[key] for key in some]))
-            if len(got) != len(some) or not all(
-                x is None or isinstance(x, schema.Response) for x in got
-            ):
-                raise ValueError(
-                    f"model {name} must give one Response (or None) for each of "
-                    f"{len(some)} prompts; it gave {[type(x).__name__ for x in got]}."
-                )
-            for key, response in zip(some, got, strict=True):
-                if (name, key) not in kept:
-                    line = {"model": name, "prompt": key}
-                    append(path, line | {"response": store.to_json(response)})
-                    kept[name, key] = response
-        say(f"{name} answered {len(keys)} prompts")
-    return kept
-
-
-def _stored_model(path, recipe) -> Model:
-    """A model on disk or on the hub; prompts with media it cannot read get None."""
-    bundle = load_model(ModelSource(path))
-    takes = {"text", *(bundle.coder.placeholders if bundle.coder else ())}
-
-    def answer(prompts):
-        readable = [{p.kind for m in x for p in m.parts} <= takes for x in prompts]
-        some = [x for x, good in zip(prompts, readable, strict=True) if good]
-        seed = (recipe.seed + zlib.crc32(digest(some).encode())) % 2**31
-        options = {"max_new_tokens": recipe.max_new_tokens, "sampling": recipe.sampling}
-        done = iter(generate(bundle, some, seed=seed, **options) if some else ())
-        return [next(done)[0].response if good else None for good in readable]
-
-    return answer
-
-
 def _pair(recipe, prompts, answers):
     """Battles, prompt by prompt; pairs with an answer missing are left out."""
     out = []
@@ -265,12 +197,9 @@ def _pair(recipe, prompts, answers):
         for pair in itertools.combinations([name for name, _ in recipe.contestants], 2):
             both = tuple(answers.get((name, key)) for name in pair)
             if None not in both:
-                out.append(Battle(_battle_id(key, pair), key, prompt, pair, both))
+                id = json.dumps([key, *pair], ensure_ascii=False)
+                out.append(Battle(id, key, prompt, pair, both))
     return out
-
-
-def _battle_id(key, pair):
-    return json.dumps([key, *pair], ensure_ascii=False)
 
 
 # --- judging ---
@@ -280,12 +209,9 @@ def _judge(recipe, fights, run, say):
     """({id: settled battle}, {id: battle without an answer}), both also on disk."""
     path, aside = run / "battles.jsonl", run / "failed.jsonl"
     now = {battle.id: fingerprint(battle) for battle in fights}
-    settled = {
-        line["id"]: line
-        for line in _lines(path)
-        if now.get(line["id"]) == line["answers"]
-    }
-    failed = {line["id"]: line for line in _lines(aside) if line["id"] in now}
+    old = (line for line in lines(path) if now.get(line["id"]) == line["answers"])
+    settled = {line["id"]: line for line in old}
+    failed = {line["id"]: line for line in lines(aside) if line["id"] in now}
     todo = [battle for battle in fights if battle.id not in settled]
     todo.sort(key=lambda battle: battle.id in failed)  # what failed before comes last
     silent = 0
@@ -312,42 +238,30 @@ def _judge(recipe, fights, run, say):
 def _ask(recipe, some):
     """One record a battle; equal answers are a tie that nobody needs to judge."""
     folder = recipe.templates or TEMPLATES
-    orders, questions = {}, []
-    for battle in some:
-        if same_answers(battle):
-            continue
-        odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
-        orders[battle.id] = (False, True) if recipe.both_orders else (odd,)
-        questions += [question(battle, swap, folder) for swap in orders[battle.id]]
-    replies = _replies(recipe, some, orders, questions)
-    records, asked = [], iter(questions)
+    records, asked = {}, {}
     for battle in some:
         record = {"id": battle.id, "prompt": battle.prompt_id}
-        record["answers"] = fingerprint(battle)
-        record |= {"models": list(battle.models), "judge": recipe.judge_name}
-        if battle.id not in orders:
-            records.append(record | {"outcome": "tie", "why": "identical"})
-            continue
-        absent = Reply("", None, "the judge gave no reply to this question")
-        got = [replies.get(next(asked).id, absent) for _ in orders[battle.id]]
-        records.append(record | settle(orders[battle.id], got))
-    return records
+        record |= {"answers": fingerprint(battle), "models": list(battle.models)}
+        record["judge"] = recipe.judge_name
+        records[battle.id] = record
+        if same_answers(battle):
+            record |= {"outcome": "tie", "why": "identical"}
+        elif recipe.rule:
+            record |= {"outcome": _by_rule(recipe, battle), "why": "judged"}
+        else:
+            odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
+            orders = (False, True) if recipe.both_orders else (odd,)
+            asked[battle.id] = {swap: question(battle, swap, folder) for swap in orders}
+    questions = [one for orders in asked.values() for one in orders.values()]
+    replies = recipe.judge(questions) if questions else {}
+    absent = Reply("", None, "the judge gave no reply to this question")
+    for id, orders in asked.items():
+        got = [replies.get(one.id, absent) for one in orders.values()]
+        records[id] |= settle(list(orders), got)
+    return list(records.values())
 
 
-def _replies(recipe, some, orders, questions):
-    """The judge's replies, or the rule's scores in a judge's words."""
-    if recipe.rule is None:
-        return recipe.judge(questions) if questions else {}
-    examples = {example.id: example for example in recipe.prompts}
-    replies, asked = {}, iter(questions)
-    for battle in some:
-        if battle.id not in orders:
-            continue
-        example = examples[battle.prompt_id]
-        first, second = (recipe.rule(example, r) for r in battle.responses)
-        for swapped in orders[battle.id]:
-            ahead = second - first if swapped else first - second
-            said = "[[A]]" if ahead > 0 else "[[B]]" if ahead < 0 else "[[C]]"
-            id = next(asked).id
-            replies[id] = Reply(id, said)
-    return replies
+def _by_rule(recipe, battle):
+    (example,) = (e for e in recipe.prompts if e.id == battle.prompt_id)
+    first, second = (recipe.rule(example, r) for r in battle.responses)
+    return "tie" if first == second else "first" if first > second else "second"

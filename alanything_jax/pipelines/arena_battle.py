@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import re
 import string
 from collections.abc import Sequence
@@ -15,27 +13,14 @@ from typing import Any
 import numpy as np
 
 from alanything_jax import schema
-from alanything_jax.data import media, store
+from alanything_jax.data import media
+from alanything_jax.data.files import digest
+from alanything_jax.data.store import to_json
 from alanything_jax.rewards.judge import Question, Reply
 
 Prompt = tuple[schema.Message, ...]
 
 TEMPLATES = Path(__file__).parents[1] / "data" / "templates" / "arena"
-# First bytes of what browsers show: (offset, bytes) -> type.
-_MAGIC = {
-    (0, b"\x89PNG"): "image/png",
-    (0, b"\xff\xd8\xff"): "image/jpeg",
-    (0, b"GIF8"): "image/gif",
-    (8, b"WEBP"): "image/webp",
-    (8, b"WAVE"): "audio/wav",
-    (0, b"fLaC"): "audio/flac",
-    (0, b"ID3"): "audio/mpeg",
-    (0, b"\xff\xfb"): "audio/mpeg",
-    (0, b"\xff\xf3"): "audio/mpeg",
-    (0, b"OggS"): "audio/ogg",
-    (4, b"ftyp"): "video/mp4",
-    (0, b"\x1aE\xdf\xa3"): "video/webm",
-}
 _SIGN = r"\s*(?:<{1,2}|>{1,2}|={1,2})\s*"
 _VERDICT = re.compile(rf"\[\[\s*(A|B|C|TIE|A{_SIGN}B|B{_SIGN}A)\s*\]\]", re.I)
 
@@ -51,57 +36,21 @@ class Battle:
     responses: tuple[schema.Response, schema.Response]
 
 
-def digest(value: Any, length: int = 12) -> str:
-    """A few hex digits that stand for a record's whole content."""
-    text = json.dumps(store.to_json(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
 def is_empty(response: schema.Response) -> bool:
     """No media, and no text but white space."""
-    parts = [part for message in response.messages for part in message.parts]
+    parts = schema.parts_of(response.messages)
     return not any(p.kind != "text" or (p.text or "").strip() for p in parts)
 
 
 def same_answers(battle: Battle) -> bool:
     """Both models gave exactly the same answer."""
-    first, second = (store.to_json(response) for response in battle.responses)
+    first, second = map(to_json, battle.responses)
     return first == second
 
 
 def fingerprint(battle: Battle) -> str:
     """What a judgement holds for: this prompt and these two answers."""
     return digest([battle.id, battle.prompt, battle.responses])
-
-
-def mime_of(raw: bytes) -> str | None:
-    """The type of a file that browsers show, by its first bytes; None for others."""
-    found = (t for (at, mark), t in _MAGIC.items() if raw[at : at + len(mark)] == mark)
-    return next(found, None)
-
-
-def as_file(part: schema.Part, max_bytes: int = 16 << 20) -> bytes:
-    """A media part's file: its bytes, its array encoded, or the local file it names.
-
-    Raises:
-      MediaError: there is none, it is too large, or the array cannot be encoded.
-    """
-    raw = part.data
-    if isinstance(raw, np.ndarray):
-        known = {k: part.meta[k] for k in ("rate", "fps") if k in part.meta}
-        if part.kind == "audio" and "rate" not in known:
-            raise media.MediaError('samples without meta["rate"]')
-        raw = media.dump(part.kind, raw, **known)
-    elif raw is None:
-        path = Path((part.uri or "").removeprefix("file://"))
-        if not part.uri or "://" in str(path) or not path.is_file():
-            raise media.MediaError(f"no local file at {part.uri!r}")
-        if path.stat().st_size > max_bytes:
-            raise media.MediaError(f"{path} has more than {max_bytes} bytes")
-        raw = path.read_bytes()
-    if len(raw) > max_bytes:
-        raise media.MediaError(f"{len(raw)} bytes; at most {max_bytes} are taken")
-    return raw
 
 
 def question(battle: Battle, swapped: bool, templates: Path = TEMPLATES) -> Question:
@@ -119,10 +68,8 @@ def question(battle: Battle, swapped: bool, templates: Path = TEMPLATES) -> Ques
     for n, piece in enumerate(re.split("\0 ([012]) \0", text.strip())):
         parts += filling[int(piece)] if n % 2 else [schema.Part("text", piece)]
     system = (templates / "system.txt").read_text("utf-8").strip()
-    messages = (
-        schema.Message("system", (schema.Part("text", system),)),
-        schema.Message("user", tuple(_joined(parts))),
-    )
+    system = schema.Message("system", (schema.Part("text", system),))
+    messages = (system, schema.Message("user", tuple(_joined(parts))))
     return Question(f"{battle.id} {'BA' if swapped else 'AB'}", messages)
 
 
@@ -134,19 +81,21 @@ def _shown(messages):
     for message in messages:
         if len(messages) > 1:
             parts.append(schema.Part("text", f"\n[{message.role}]\n"))
-        parts += [_for_judge(part) for part in message.parts]
+        parts += [with_bytes(part) for part in message.parts]
     return parts
 
 
-def _for_judge(part):
+def with_bytes(part: schema.Part) -> schema.Part:
     """Local files and samples as bytes; what cannot be read is left for the judge to name."""
     samples = part.kind == "audio" and isinstance(part.data, np.ndarray)
     if part.kind == "text" or (part.data is not None and not samples):
         return part
     try:
-        return dataclasses.replace(part, data=as_file(part), uri=None)
+        raw = media.as_file(part)
     except (media.MediaError, OSError):
         return part
+    # No record makes us send a file that is no medium.
+    return dataclasses.replace(part, data=raw, uri=None) if media.mime_of(raw) else part
 
 
 def _joined(parts):

@@ -20,16 +20,13 @@ from typing import Any
 
 from alanything_jax import schema
 from alanything_jax.data import media
+from alanything_jax.data.files import digest, write_aside
 from alanything_jax.pipelines.arena_battle import (
     TEMPLATES,
     Battle,
-    as_file,
-    digest,
     fingerprint,
-    mime_of,
     same_answers,
 )
-from alanything_jax.training.run_dir import write_aside
 
 FORMAT = "alanything votes 1"
 VOTES = ("left", "right", "tie", "bad")
@@ -49,9 +46,8 @@ def write_page(
     page = string.Template((TEMPLATES / "vote.html").read_text("utf-8"))
     script = re.search(r"<script>(.*?)</script>", page.template, re.S)[1]
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = page.substitute(
-        title=html.escape(title), data=_embedded(content), script_hash=hashed
-    )
+    about = {"title": html.escape(title), "script_hash": hashed}
+    text = page.substitute(about, data=_embedded(content))
     write_aside(Path(path), text)
     return len(content["pairs"])
 
@@ -70,14 +66,8 @@ def page_data(battles: Sequence[Battle], seed: int = 0) -> dict[str, Any]:
         ]
         if chance.random() < 0.5:
             sides.reverse()
-        pairs.append(
-            {
-                "id": battle.id,
-                "check": fingerprint(battle),
-                "prompt": _shown(battle.prompt, files),
-                "sides": sides,
-            }
-        )
+        pair = {"id": battle.id, "check": fingerprint(battle), "sides": sides}
+        pairs.append(pair | {"prompt": _shown(battle.prompt, files)})
     return {
         "format": FORMAT,
         "page": digest([seed, [pair["check"] for pair in pairs]]),
@@ -93,9 +83,8 @@ def read_votes(path: str | Path, battles: Sequence[Battle]) -> list[schema.Examp
     A tie chooses nothing; "both bad" chooses nothing and labels both undesirable. The
     vote itself, the models' names and the seconds it took are in `extra["arena"]`.
 
-    Raises:
-      ValueError: not a file of votes, no rater named, a vote on something that is not
-        among the battles, or on answers that have changed since.
+    Raises ValueError: not a file of votes, no rater named, a vote on something that is
+    not among the battles, or on answers that have changed since.
     """
     text = Path(path).read_text("utf-8")
     try:
@@ -135,20 +124,14 @@ def _example(vote, known, rater):
             f"{', '.join(VOTES)}, the left model one of {', '.join(battle.models)}."
         )
     left = battle.models.index(vote["left"])
-    feedback = schema.Feedback(
-        chosen={"left": left, "right": 1 - left}.get(vote["vote"]),
-        labels=(False, False) if vote["vote"] == "bad" else (),
-        rater=rater,
-    )
+    chosen = {"left": left, "right": 1 - left}.get(vote["vote"])
+    bad = (False, False) if vote["vote"] == "bad" else ()
+    feedback = schema.Feedback(chosen, labels=bad, rater=rater)
     seen = {"battle": battle.id, "prompt": battle.prompt_id}
     seen |= {"models": list(battle.models), "left": vote["left"], "vote": vote["vote"]}
-    return schema.Example(
-        f"{battle.id} {rater}",
-        battle.prompt,
-        battle.responses,
-        feedback,
-        {"arena": seen | {"seconds": vote.get("seconds")}},
-    )
+    extra = {"arena": seen | {"seconds": vote.get("seconds")}}
+    name, both = f"{battle.id} {rater}", battle.responses
+    return schema.Example(name, battle.prompt, both, feedback, extra)
 
 
 def _embedded(value):
@@ -186,11 +169,9 @@ def _data_uri(part):
     """A part's file as a data: URI; its type is read from its bytes, never believed."""
     if part.data is None and (part.uri or "").startswith("data:"):
         if len(part.uri) > 2 * MAX_MEDIA_BYTES or not _DATA_URI.fullmatch(part.uri):
-            raise media.MediaError(
-                "not base64 of an image, audio or video, or too large"
-            )
+            raise media.MediaError("no base64 of a medium, or too large")
         return part.uri
-    raw = as_file(part, MAX_MEDIA_BYTES)
-    if (mime := mime_of(raw)) is None:
+    raw = media.as_file(part, MAX_MEDIA_BYTES)
+    if (mime := media.mime_of(raw)) is None:
         raise media.MediaError(f"unknown format, starting with {raw[:8]!r}")
     return f"data:{mime};base64,{base64.b64encode(raw).decode()}"

@@ -1,4 +1,4 @@
-"""`demo --playground`: from nothing to an aligned any-to-any model and a page to look at.
+"""`demo`: from nothing to an aligned any-to-any model and a page to look at.
 
 base on the playground -> critic -> LLF pairs -> alignment, and binary DPO beside it ->
 evaluation on new prompts -> Hugging Face export -> report.html
@@ -40,7 +40,7 @@ def recipe(name: str = "configs/llf_playground.py") -> Any:
 
 
 def demo(
-    run_dir: str | Path = "runs/playground", *, tiny: bool = False, say: Say = print
+    run_dir: str | Path = "runs/demo", *, tiny: bool = False, say: Say = print
 ) -> dict[str, Any]:
     """Run everything, or go on where the run directory stopped.
 

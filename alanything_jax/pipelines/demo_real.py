@@ -1,4 +1,4 @@
-"""`alanything demo`: align a real chat model on real preference pairs, compare, export."""
+"""`demo --real`: align a real chat model on real preference pairs, compare, export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPTS = (
 
 
 def demo(
-    run_dir: str | Path = "runs/demo",
+    run_dir: str | Path = "runs/demo-real",
     *,
     tiny: bool = False,
     say: Callable[[str], None] = print,

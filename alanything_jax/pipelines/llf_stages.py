@@ -222,7 +222,7 @@ def critiques(rows, number, writer, words, recipe, tokens, seed) -> list[str]:
 
 def verdict(text: str) -> bool | None:
     """What a critique says of the response; None where it says neither good nor bad."""
-    found = re.match(r"\W*verdict\W+(?:is\W+)?(good|bad)\b", text, re.IGNORECASE)
+    found = re.search(r"\bverdict\W+(?:is\W+)?(good|bad)\b", text, re.IGNORECASE)
     return found[1].lower() == "good" if found else None
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from alanything_jax import schema
 from alanything_jax.data import media
+from alanything_jax.data.media import as_file, mime_of
 from alanything_jax.pipelines import report_charts as charts
-from alanything_jax.pipelines.arena_battle import as_file, mime_of
 from alanything_jax.pipelines.report_charts import Markup, el, join
 from alanything_jax.playground.lexicon import TUNE
 from alanything_jax.playground.oracle import says_good

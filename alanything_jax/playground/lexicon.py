@@ -24,7 +24,7 @@ draw paint sketch picture show me describe tell what you see hear watch play com
 notes note animate clip make moves turning along change move remove add i want would like
 both please done phrase missing extra wrong not no should be starts said
 verdict good bad critique check improve answer again fix better which first second
-use feedback text image audio video compare many turns
+use feedback text image audio video compare many turns shows nothing wanted ok but
 """
 
 PICTURE = Palette("image", 4, 4, 1)

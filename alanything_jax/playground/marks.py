@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from alanything_jax.playground.lexicon import NUMBERS
+
+# Which dimension each attribute of a thing belongs to.
+DIMENSION_OF = {"number": "number"} | dict.fromkeys(
+    ("colour", "shape", "turning", "duration", "start"), "object"
+)
+DIMENSION_OF |= dict.fromkeys(
+    ("region", "relation", "slope", "direction", "lane"), "place"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +26,21 @@ class Mark:
 
     Attributes:
       dimension: one of `lexicon.DIMENSIONS`.
-      score: 0 .. 1. fault: what is wrong, in the playground's words; "" at score 1.
+      score: 0 .. 1.
     """
 
     dimension: str
     score: float
-    fault: str = ""
 
 
-def mark(dimension: str, score: float, fault: str) -> Mark:
-    """A mark whose fault is kept only where something is wrong."""
-    score = min(1.0, max(0.0, float(score)))
-    return Mark(dimension, score, "" if score >= 1 else fault)
+def mark(dimension: str, score: float) -> Mark:
+    """A mark whose score is brought into 0 .. 1."""
+    return Mark(dimension, min(1.0, max(0.0, float(score))))
+
+
+def absent() -> list[Mark]:
+    """The marks of a thing that is not there."""
+    return [Mark(name, 0.0) for name in ("object", "number", "place")]
 
 
 def by_dimension(marks: Sequence[Mark]) -> dict[str, float]:
@@ -41,9 +52,9 @@ def by_dimension(marks: Sequence[Mark]) -> dict[str, float]:
     }
 
 
-def word(number: int) -> str:
+def word(number: int | None) -> str:
     """A count in words."""
-    return NUMBERS[number - 1] if 1 <= number <= len(NUMBERS) else "many"
+    return NUMBERS[number - 1] if number in range(1, len(NUMBERS) + 1) else "many"
 
 
 def match(
@@ -62,3 +73,36 @@ def match(
         if total > best_total + 1e-9:
             best, best_total = list(order), total
     return [None if n is None else found[n] for n in best]
+
+
+def checked(
+    wanted: Sequence[Mapping[str, str | None]],
+    shown: Sequence[Mapping[str, str | None]],
+    dimension: str | None = None,
+) -> str:
+    """Every attribute that should be there, beside what is there.
+
+    Example:
+      "two ok red ok circle ok top but left one missing"
+    """
+
+    def likeness(a, b):
+        alike = sum(a[role] == b.get(role) for role in a)
+        return alike + 0.5 * (wanted.index(a) == shown.index(b))
+
+    said = []
+    for thing, there in zip(wanted, match(wanted, shown, likeness)):
+        for role, value in thing.items():
+            if dimension not in (None, DIMENSION_OF[role]):
+                continue
+            if there is None:
+                said += [str(value), "missing"]
+                break
+            found = there.get(role)
+            said += [
+                str(value),
+                "ok" if found == value else f"but {found or 'nothing'}",
+            ]
+    if len(shown) > len(wanted) and dimension in (None, "object"):
+        said.append("extra")
+    return " ".join(said)

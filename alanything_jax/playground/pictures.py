@@ -11,10 +11,18 @@ import numpy as np
 
 from alanything_jax.models.codecs.palette import COLOURS, SHAPES
 from alanything_jax.playground.lexicon import NUMBERS, PICTURE, REGIONS, RELATIONS
-from alanything_jax.playground.marks import Mark, mark, match, word
+from alanything_jax.playground.marks import Mark, absent, mark, match, word
 
 KIND, COLOUR_NAMES = "image", tuple(COLOURS)
 GRID = PICTURE.rows
+# The cells of each edge as they fill up: the middle first, then one corner, so that three
+# shapes at one edge never touch another edge's three, and a picture says where they are.
+EDGES = {
+    "left": ((1, 0), (2, 0), (3, 0), (0, 0)),
+    "right": ((1, 3), (2, 3), (0, 3), (3, 3)),
+    "top": ((0, 1), (0, 2), (0, 0), (0, 3)),
+    "bottom": ((3, 1), (3, 2), (3, 3), (3, 0)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,37 +37,35 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One or two items; with `relation`, the first stands so to the second."""
+    """One to three items; with `relation`, the first stands so to the second."""
 
     items: tuple[Item, ...]
     relation: str | None = None
 
 
 def sample(rng: np.random.Generator, parts: int | None = None) -> Scene:
-    """A random scene of one item (half of them), two, or a relation (a tenth)."""
-    kind = rng.random() if parts is None else (0.05 if parts == 1 else 0.7)
-    first, second = _two(rng)
-    if kind < 0.5:
-        return Scene((first,))
-    if kind < 0.9:
-        return Scene((first, second))
-    items = tuple(
-        dataclasses.replace(i, number=1, region=None) for i in (first, second)
-    )
-    return Scene(items, str(rng.choice(RELATIONS)))
+    """A random scene of one item (most of them), two, three, or a relation."""
+    count = parts or int(rng.choice([1, 2, 3, 0], p=[0.6, 0.2, 0.1, 0.1]))
+    items = _items(count or 2, rng)
+    if count:
+        return Scene(items)
+    alone = tuple(dataclasses.replace(i, number=1, region=None) for i in items)
+    return Scene(alone, str(rng.choice(RELATIONS)))
 
 
-def _two(rng):
-    looks = rng.choice(len(COLOUR_NAMES) * len(SHAPES), 2, replace=False)
-    return [
+def _items(count, rng):
+    """Items of different looks, in the palette's order, at different edges."""
+    looks = rng.choice(len(COLOUR_NAMES) * len(SHAPES), count, replace=False)
+    regions = rng.choice(REGIONS, count, replace=False)
+    return tuple(
         Item(
             int(rng.integers(1, 4)),
             COLOUR_NAMES[look // len(SHAPES)],
             SHAPES[look % len(SHAPES)],
-            str(rng.choice(REGIONS)),
+            str(region),
         )
-        for look in looks
-    ]
+        for look, region in zip(sorted(looks), regions)
+    )
 
 
 def key(scene: Scene) -> str:
@@ -84,6 +90,44 @@ def say_item(item: Item) -> str:
 def look(item: Item) -> str:
     """Colour and shape, plural where there are several."""
     return f"{item.colour} {item.shape}{'s' if item.number and item.number > 1 else ''}"
+
+
+def see(codes: np.ndarray, most: int = 3) -> str:
+    """What a picture shows, in `say`'s words as far as it has them; `most` looks."""
+    grid = np.asarray(codes).reshape(GRID, GRID)
+    looks = np.unique(grid[grid > 0])[:most]
+    cells = [tuple(map(tuple, np.argwhere(grid == look).tolist())) for look in looks]
+    relation = None
+    if [len(c) for c in cells] == [1, 1] and not _first(cells[0][0], cells[1][0]):
+        (a, b), (c, d) = cells[0][0], cells[1][0]
+        relation = ("above" if a < c else "below") if b == d else None
+        relation = ("leftof" if b < d else "rightof") if a == c else relation
+    items = tuple(
+        dataclasses.replace(
+            _look(code), number=len(c), region=None if relation else _edge(c)
+        )
+        for code, c in zip(looks, cells)
+    )
+    return say(Scene(items, relation)) or "nothing"
+
+
+def _look(code):
+    """The inverse of `code`."""
+    colour, shape = divmod(int(code) - 1, len(SHAPES))
+    return Item(None, COLOUR_NAMES[colour], SHAPES[shape])
+
+
+def _first(*cells):
+    """Whether each cell is the first of an edge: then two shapes stand at edges."""
+    return all(cell in [edge[0] for edge in EDGES.values()] for cell in cells)
+
+
+def _edge(cells):
+    """The edge with more than half of the cells, or None."""
+    for name, edge in EDGES.items():
+        if 2 * len(set(cells) & set(edge)) > len(cells):
+            return name
+    return None
 
 
 def read(text: str) -> Scene:
@@ -112,18 +156,27 @@ def read(text: str) -> Scene:
     return Scene(items, relation)
 
 
+def things(scene: Scene) -> list[dict[str, str | None]]:
+    """Each item's attributes in words; a relation is the first item's."""
+    out = [
+        {"number": word(i.number), "colour": i.colour, "shape": i.shape}
+        | ({} if scene.relation else {"region": i.region})
+        for i in scene.items
+    ]
+    if scene.relation and out:
+        out[0]["relation"] = scene.relation
+    return out
+
+
 def realise(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Codes [16] of a picture that shows the scene."""
     codes = np.zeros((GRID, GRID), np.int32)
     if scene.relation:
         places = _related(scene.relation, rng)
     else:
-        places = []
-        for item in scene.items:
-            free = [
-                c for c in np.argwhere(_region(item.region)) if tuple(c) not in places
-            ]
-            places += [tuple(map(int, cell)) for cell in free[: item.number]]
+        places = [
+            cell for item in scene.items for cell in EDGES[item.region][: item.number]
+        ]
     at = 0
     for item in scene.items:
         for place in places[at : at + item.number]:
@@ -138,29 +191,24 @@ def code(item: Item) -> int:
 
 
 def _region(name):
-    """bool [4, 4]: the half of the grid with this name."""
-    half = GRID // 2
-    first = np.arange(GRID) < half
-    rows, columns = {
-        "left": (slice(None), first),
-        "right": (slice(None), ~first),
-        "top": (first, slice(None)),
-        "bottom": (~first, slice(None)),
-    }[name]
+    """bool [4, 4]: the edge of the grid with this name."""
     out = np.zeros((GRID, GRID), bool)
+    rows, columns = zip(*EDGES[name])
     out[rows, columns] = True
     return out
 
 
 def _related(relation, rng):
+    """Two cells that stand so, and not as two single shapes at edges would."""
     low, high = sorted(rng.choice(GRID, 2, replace=False).tolist())
     same = int(rng.integers(GRID))
-    return {
+    first, second = {
         "above": [(low, same), (high, same)],
         "below": [(high, same), (low, same)],
         "leftof": [(same, low), (same, high)],
         "rightof": [(same, high), (same, low)],
     }[relation]
+    return _related(relation, rng) if _first(first, second) else [first, second]
 
 
 def change(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -183,7 +231,8 @@ def change(scene: Scene, rng: np.random.Generator) -> Scene:
         "shape": SHAPES,
         "region": REGIONS,
     }[field]
-    rest = [o for o in options if o != getattr(item, field)]
+    taken = [i.region for i in scene.items if i.region and field == "region"]
+    rest = [o for o in options if o != getattr(item, field) and o not in taken]
     new = dataclasses.replace(item, **{field: rest[int(rng.integers(len(rest)))]})
     items = (*scene.items[:n], new, *scene.items[n + 1 :])
     if len({(i.colour, i.shape) for i in items}) < len(items):
@@ -203,9 +252,9 @@ def bias(scene: Scene) -> Scene:
         )
         for i in scene.items
     )
-    if len({(i.colour, i.shape) for i in items}) < len(items):
-        return scene
-    return dataclasses.replace(scene, items=items)
+    alike = len({(i.colour, i.shape) for i in items}) < len(items)
+    crowded = not scene.relation and len({i.region for i in items}) < len(items)
+    return scene if alike or crowded else dataclasses.replace(scene, items=items)
 
 
 def judge(scene: Scene, codes: np.ndarray) -> list[Mark]:
@@ -215,39 +264,28 @@ def judge(scene: Scene, codes: np.ndarray) -> list[Mark]:
         there = grid == code(item)
         count = int(there.sum())
         if not count:
-            marks += [Mark("object", 0.0, f"missing {say_item(item)}")]
-            marks += [Mark("number", 0.0), Mark("place", 0.0)]
+            marks += absent()
             continue
-        marks.append(Mark("object", 1.0))
-        fault = (
-            f"{word(count)} {item.colour} {item.shape}s , should be {word(item.number)}"
-        )
         off = abs(count - item.number) / item.number
-        marks.append(mark("number", 1 - off, fault))
+        marks += [Mark("object", 1.0), mark("number", 1 - off)]
         if item.region:
-            share = float((there & _region(item.region)).sum() / count)
-            marks.append(mark("place", share, f"{look(item)} not {item.region}"))
+            marks.append(mark("place", (there & _region(item.region)).sum() / count))
     known = [code(item) for item in scene.items]
-    for other in sorted(set(grid[grid > 0].tolist()) - set(known)):
-        name = f"{COLOUR_NAMES[(other - 1) // len(SHAPES)]} {SHAPES[(other - 1) % len(SHAPES)]}"
-        marks.append(Mark("object", 0.0, f"extra {name}"))
+    marks += [Mark("object", 0.0)] * len(set(grid[grid > 0].tolist()) - set(known))
     if scene.relation:
-        marks.append(_relation_mark(scene, grid))
+        marks.append(mark("place", _holds(scene, grid)))
     return marks
 
 
-def _relation_mark(scene, grid):
+def _holds(scene, grid):
+    """Whether the first item stands so to the second."""
     first, second = (np.argwhere(grid == code(item)) for item in scene.items)
-    holds = False
-    if len(first) and len(second):
-        dy, dx = second.mean(0) - first.mean(0)
-        holds = {
-            "above": dy > 0,
-            "below": dy < 0,
-            "leftof": dx > 0,
-            "rightof": dx < 0,
-        }[scene.relation]
-    return mark("place", holds, f"{look(scene.items[0])} not {scene.relation}")
+    if not len(first) or not len(second):
+        return False
+    dy, dx = second.mean(0) - first.mean(0)
+    return {"above": dy > 0, "below": dy < 0, "leftof": dx > 0, "rightof": dx < 0}[
+        scene.relation
+    ]
 
 
 def compare(scene: Scene, said: Scene) -> list[Mark]:
@@ -261,20 +299,15 @@ def compare(scene: Scene, said: Scene) -> list[Mark]:
     marks = []
     for item, other in zip(scene.items, match(scene.items, said.items, likeness)):
         if other is None:
-            marks += [Mark("object", 0.0, f"missing {say_item(item)}")]
-            marks += [Mark("number", 0.0), Mark("place", 0.0)]
+            marks += absent()
             continue
         alike = (item.colour == other.colour) + (item.shape == other.shape)
-        marks.append(mark("object", alike / 2, f"should be {look(item)}"))
-        right = item.number == other.number
-        marks.append(
-            mark("number", right, f"should be {word(item.number)} {look(item)}")
-        )
+        marks.append(mark("object", alike / 2))
+        marks.append(mark("number", item.number == other.number))
         if item.region:
-            right = item.region == other.region
-            marks.append(mark("place", right, f"{look(item)} should be {item.region}"))
+            marks.append(mark("place", item.region == other.region))
     if len(said.items) > len(scene.items):
-        marks.append(Mark("object", 0.0, "extra"))
+        marks.append(Mark("object", 0.0))
     if scene.relation:
         order = [(i.colour, i.shape) for i in scene.items]
         swapped = [(i.colour, i.shape) for i in said.items][:2] == order[::-1]
@@ -282,5 +315,5 @@ def compare(scene: Scene, said: Scene) -> list[Mark]:
         holds = said.relation == (opposite if swapped else {}).get(
             scene.relation, scene.relation
         )
-        marks.append(mark("place", holds, f"should be {scene.relation}"))
+        marks.append(mark("place", holds))
     return marks

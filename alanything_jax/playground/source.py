@@ -9,13 +9,15 @@ lessons         all that a base model learns: to answer, to criticise, to refine
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
 from alanything_jax.data import views
-from alanything_jax.playground import tasks
-from alanything_jax.schema import Example
+from alanything_jax.playground import oracle, tasks
+from alanything_jax.playground.lexicon import DIMENSIONS
+from alanything_jax.schema import Example, Message, Part, Response
 
 
 def examples(path: str) -> Iterator[Example]:
@@ -45,27 +47,26 @@ def examples(path: str) -> Iterator[Example]:
 
 
 def lessons(count: int, seed: int = 0) -> Iterator[Example]:
-    """A base model's mixture: 45% answers, 25% critiques, 30% refinements of what is bad."""
-    rng = np.random.default_rng([seed, 4])
-    kinds = rng.choice(3, count, p=[0.45, 0.25, 0.3])
-    words = views.templates("playground")
-    answers = tasks.demonstrations(int((kinds == 0).sum()), seed)
-    judged = tasks.attempts(int((kinds == 1).sum()), seed + 1)
-    faulty = (
-        example
-        for example in tasks.attempts(4 * count, seed + 2)
-        if not example.feedback.critiques[-1].text.startswith("verdict good")
-    )
-    for kind in kinds:
+    """A base model's mixture: 45% answers, 20% critiques, 35% refinements of what is bad.
+
+    Half of the critiques are overall, half of one dimension.
+    """
+    rng, words = np.random.default_rng([seed, 4]), views.templates("playground")
+    kinds = rng.choice(3, count, p=[0.45, 0.2, 0.35])
+    for example, kind in zip(tasks.prompts("train", count, seed), kinds):
         if kind == 0:
-            yield next(answers)
+            said = tasks.demonstrate(example, rng)
+            yield dataclasses.replace(example, responses=(said,))
             continue
-        view = ("answers", "critiques", "refinements")[kind]
-        options = [
-            e
-            for e in views.of(next(judged if kind == 1 else faulty), view, words)
-            if kind == 1 or e.prompt[-1].text.startswith("verdict")
-        ]
-        # The last one is the overall critique: half of the critiques are overall.
-        last = kind == 2 or rng.random() < 0.5
-        yield options[-1] if last else options[int(rng.integers(len(options)))]
+        response = tasks.attempt(example, rng, faulty=kind == 2)
+        verdict = oracle.score(example, response)
+        if kind == 1:
+            name = str(rng.choice(DIMENSIONS)) if rng.random() < 0.5 else None
+            ask = views.ask_critique(example, response, words, name)
+            text = Part("text", text=oracle.critique(verdict, name))
+            said = Response((Message("assistant", (text,)),))
+        else:
+            critique = oracle.critique(verdict)
+            ask = views.ask_refinement(example, response, critique, words)
+            said = tasks.answer(example, rng)
+        yield Example(example.id, ask, (said,), extra=dict(example.extra))

@@ -103,7 +103,7 @@ def _edit(task, split, rng):
         value = str(rng.choice(options))
         new = dataclasses.replace(old, **{field: value})
         items = tuple(new if m == n else scene.items[m] for m in range(2))
-        after = pictures.Scene(items)
+        after = pictures.Scene(tuple(sorted(items, key=pictures.code)))
         fits = pictures.code(new) not in (pictures.code(old), pictures.code(other))
         if fits and split_of(pictures.key(after)) == split:
             break
@@ -173,11 +173,11 @@ def answer(
 
 
 def demonstrate(example: Example, rng: np.random.Generator) -> Response:
-    """A demonstrator of mixed skill: 60% right, 20% careless, 20% wrong by habit."""
+    """A demonstrator of mixed skill: 45% right, 40% careless, 15% wrong by habit."""
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.45:
         return answer(example, rng)
-    if kind < 0.8:
+    if kind < 0.85:
         return answer(example, rng, changes=int(rng.integers(1, 3)))
     return answer(example, rng, biased=True)
 
@@ -189,6 +189,15 @@ def demonstrations(count: int, seed: int = 0) -> Iterator[Example]:
         yield dataclasses.replace(example, responses=(demonstrate(example, rng),))
 
 
+def attempt(
+    example: Example, rng: np.random.Generator, faulty: bool = False
+) -> Response:
+    """A response of any quality: right (45%, never if `faulty`), or up to three mistakes."""
+    shares = np.array([0.0 if faulty else 0.45, 0.3, 0.15, 0.1])
+    changes = int(rng.choice(4, p=shares / shares.sum()))
+    return answer(example, rng, changes=changes)
+
+
 def attempts(count: int, seed: int = 0, split: str = "train") -> Iterator[Example]:
     """Prompts with one response of any quality, and the oracle's feedback on it.
 
@@ -197,8 +206,7 @@ def attempts(count: int, seed: int = 0, split: str = "train") -> Iterator[Exampl
     """
     rng = np.random.default_rng([seed, 2])
     for example in prompts(split, count, seed):
-        changes = int(rng.choice(4, p=[0.45, 0.3, 0.15, 0.1]))
-        response = answer(example, rng, changes=changes)
+        response = attempt(example, rng)
         feedback = feedback_on(example, (response,), answer(example, rng))
         yield dataclasses.replace(example, responses=(response,), feedback=feedback)
 

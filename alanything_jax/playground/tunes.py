@@ -1,4 +1,4 @@
-"""Tunes: one or two phrases, each by number, duration and direction of its notes.
+"""Tunes: one to three phrases, each by number, duration and direction of its notes.
 
 three short notes up from do then two long notes same from so
 """
@@ -6,11 +6,12 @@ three short notes up from do then two long notes same from so
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
-from alanything_jax.playground.lexicon import DURATIONS, NUMBERS, SLOPES, STARTS
-from alanything_jax.playground.marks import Mark, mark, word
+from alanything_jax.playground.lexicon import DURATIONS, NUMBERS, SLOPES, STARTS, TUNE
+from alanything_jax.playground.marks import Mark, absent, mark, word
 
 KIND = "audio"
 # The pitch of "do": room for three steps down.
@@ -36,17 +37,21 @@ class Tune:
 
 
 def sample(rng: np.random.Generator, parts: int | None = None) -> Tune:
-    """A random tune of one phrase (half of them) or two."""
-    count = parts or (1 if rng.random() < 0.5 else 2)
+    """A random tune of one phrase (most of them), two or three.
+
+    Short and long phrases take turns, so that the notes say where the next one begins.
+    """
+    count = parts or int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1]))
+    first, most = int(rng.integers(2)), (4, 4, 2)[count - 1]
     return Tune(
         tuple(
             Phrase(
-                int(rng.integers(2, 5)),
-                str(rng.choice(DURATIONS)),
+                int(rng.integers(2, most + 1)),
+                DURATIONS[(first + n) % 2],
                 str(rng.choice(SLOPES)),
                 str(rng.choice(STARTS)),
             )
-            for _ in range(count)
+            for n in range(count)
         )
     )
 
@@ -62,6 +67,19 @@ def say(tune: Tune) -> str:
         f"{word(p.number)} {p.duration} notes {p.slope} from {p.start}"
         for p in tune.phrases
     )
+
+
+def see(codes: np.ndarray, most: int = 3) -> str:
+    """What a tune plays, in `say`'s words: a phrase for each run of one duration."""
+    notes = [divmod(int(c), 2) for c in codes]
+    runs = [list(run) for _, run in itertools.groupby(notes, key=lambda note: note[1])]
+    phrases = []
+    for run in runs[:most]:
+        step = int(np.sign(run[1][0] - run[0][0])) if len(run) > 1 else 0
+        slope = next(name for name, size in _STEP.items() if size == step)
+        start = STARTS[int(np.clip(run[0][0] - BASE, 0, len(STARTS) - 1))]
+        phrases.append(Phrase(len(run), DURATIONS[run[0][1]], slope, start))
+    return say(Tune(tuple(phrases))) or "nothing"
 
 
 def read(text: str) -> Tune:
@@ -80,6 +98,11 @@ def read(text: str) -> Tune:
     )
 
 
+def things(tune: Tune) -> list[dict[str, str | None]]:
+    """Each phrase's attributes in words."""
+    return [dataclasses.asdict(p) | {"number": word(p.number)} for p in tune.phrases]
+
+
 def realise(tune: Tune, rng: np.random.Generator | None = None) -> np.ndarray:
     """Codes [n] of the tune: two times the pitch, plus one if long."""
     del rng
@@ -94,19 +117,25 @@ def realise(tune: Tune, rng: np.random.Generator | None = None) -> np.ndarray:
 
 
 def change(tune: Tune, rng: np.random.Generator) -> Tune:
-    """The tune with one thing changed."""
-    n = int(rng.integers(len(tune.phrases)))
-    phrase = tune.phrases[n]
-    field = str(rng.choice(["number", "duration", "slope", "start"]))
+    """The tune with one thing changed; durations change together, to go on taking turns."""
+    phrases = list(tune.phrases)
+    n = int(rng.integers(len(phrases)))
     options = {
-        "number": (2, 3, 4),
+        "number": (2, 3, 4) if len(phrases) < 3 else (2, 3),
         "duration": DURATIONS,
         "slope": SLOPES,
         "start": STARTS,
-    }[field]
-    rest = [o for o in options if o != getattr(phrase, field)]
-    new = dataclasses.replace(phrase, **{field: rest[int(rng.integers(len(rest)))]})
-    return Tune((*tune.phrases[:n], new, *tune.phrases[n + 1 :]))
+    }
+    field = str(rng.choice(list(options)))
+    if field == "duration":
+        other = dict(zip(DURATIONS, DURATIONS[::-1]))
+        changed = [dataclasses.replace(p, duration=other[p.duration]) for p in phrases]
+        return Tune(tuple(changed))
+    rest = [o for o in options[field] if o != getattr(phrases[n], field)]
+    value = rest[int(rng.integers(len(rest)))]
+    phrases[n] = dataclasses.replace(phrases[n], **{field: value})
+    too_long = sum(p.number for p in phrases) > TUNE.length
+    return change(tune, rng) if too_long else Tune(tuple(phrases))
 
 
 def bias(tune: Tune) -> Tune:
@@ -128,49 +157,40 @@ def bias(tune: Tune) -> Tune:
 def judge(tune: Tune, codes: np.ndarray) -> list[Mark]:
     """Marks of a tune, codes [n], against what it should be.
 
-    Where two phrases meet is not written in the notes: the cut that scores best counts.
+    Where phrases meet is not written in the notes: the cut that scores best counts.
     """
     notes = [divmod(int(c), 2) for c in codes]
-    if len(tune.phrases) == 1:
-        return _phrase("first", tune.phrases[0], notes)
-    first, second = tune.phrases
-    cuts = [
-        _phrase("first", first, notes[:at]) + _phrase("second", second, notes[at:])
-        for at in range(len(notes) + 1)
-    ]
-    return max(cuts, key=lambda marks: sum(m.score for m in marks))
-
-
-def _phrase(name, phrase, notes):
-    if not notes:
-        return [
-            Mark("object", 0.0, f"missing {name} phrase"),
-            Mark("number", 0.0),
-            Mark("place", 0.0),
+    best: list[Mark] = []
+    for cuts in itertools.combinations_with_replacement(
+        range(len(notes) + 1), len(tune.phrases) - 1
+    ):
+        ends = [0, *cuts, len(notes)]
+        marks = [
+            m
+            for phrase, start, end in zip(tune.phrases, ends, ends[1:])
+            for m in _phrase(phrase, notes[start:end])
         ]
-    first = BASE + STARTS.index(phrase.start)
-    off = notes[0][0] - first
-    said = STARTS[int(np.clip(notes[0][0] - BASE, 0, len(STARTS) - 1))]
-    start = mark(
-        "object",
-        1.0 if off == 0 else 0.5 if abs(off) == 1 else 0.0,
-        f"{name} phrase starts {said} , should be {phrase.start}",
-    )
-    share = np.mean([DURATIONS[long] == phrase.duration for _, long in notes])
-    length = mark("object", float(share), f"{name} phrase not {phrase.duration}")
-    count = len(notes)
-    number = mark(
-        "number",
-        1 - abs(count - phrase.number) / phrase.number,
-        f"{name} phrase {word(count)} notes , should be {word(phrase.number)}",
-    )
+        if not best or _total(marks) > _total(best):
+            best = marks
+    return best
+
+
+def _total(marks):
+    return sum(m.score for m in marks)
+
+
+def _phrase(phrase, notes):
+    if not notes:
+        return absent()
+    off = abs(notes[0][0] - BASE - STARTS.index(phrase.start))
     steps = np.diff([pitch for pitch, _ in notes])
-    right = float(np.mean(steps == _STEP[phrase.slope])) if len(steps) else 0.0
     return [
-        start,
-        length,
-        number,
-        mark("place", right, f"{name} phrase not {phrase.slope}"),
+        mark("object", 1.0 if off == 0 else 0.5 if off == 1 else 0.0),
+        mark(
+            "object", np.mean([DURATIONS[long] == phrase.duration for _, long in notes])
+        ),
+        mark("number", 1 - abs(len(notes) - phrase.number) / phrase.number),
+        mark("place", np.mean(steps == _STEP[phrase.slope]) if len(steps) else 0.0),
     ]
 
 
@@ -178,10 +198,8 @@ def compare(tune: Tune, said: Tune) -> list[Mark]:
     """Marks of a description against the tune it should describe."""
     marks = []
     for n, phrase in enumerate(tune.phrases):
-        name = ("first", "second")[n]
         if n >= len(said.phrases):
-            marks += [Mark("object", 0.0, f"missing {name} phrase")]
-            marks += [Mark("number", 0.0), Mark("place", 0.0)]
+            marks += absent()
             continue
         other = said.phrases[n]
         for field, dimension in (
@@ -190,10 +208,9 @@ def compare(tune: Tune, said: Tune) -> list[Mark]:
             ("number", "number"),
             ("slope", "place"),
         ):
-            want = getattr(phrase, field)
-            shown = word(want) if field == "number" else want
-            right = want == getattr(other, field)
-            marks.append(mark(dimension, right, f"{name} phrase should be {shown}"))
+            marks.append(
+                mark(dimension, getattr(phrase, field) == getattr(other, field))
+            )
     if len(said.phrases) > len(tune.phrases):
-        marks.append(Mark("object", 0.0, "extra phrase"))
+        marks.append(Mark("object", 0.0))
     return marks

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -57,12 +58,14 @@ class Local:
     """A judge in this process.
 
     Attributes:
-      answer: conversations -> one text each, in order.
+      answer: conversations -> one text each, in order; None where it cannot read one.
       batch_size: conversations a call of `answer`.
+      name: for the replies that say why there is no text.
     """
 
-    answer: Callable[[list[tuple[Message, ...]]], list[str]]
+    answer: Callable[[list[tuple[Message, ...]]], list[str | None]]
     batch_size: int = 16
+    name: str = "the judge"
 
     def __call__(self, questions: Sequence[Question]) -> dict[str, Reply]:
         """Ask batch by batch.
@@ -76,14 +79,13 @@ class Local:
             some = questions[start : start + self.batch_size]
             texts = self.answer([question.messages for question in some])
             if len(texts) != len(some):
-                raise ValueError(
-                    f"the local judge gave {len(texts)} texts for {len(some)} questions."
-                )
+                count = f"{len(texts)} texts for {len(some)} questions"
+                raise ValueError(f"the local judge gave {count}.")
             for question, text in zip(some, texts, strict=True):
-                error = None if text.strip() else "empty answer"
-                replies[question.id] = Reply(
-                    question.id, None if error else text, error
-                )
+                blank = f"{self.name} cannot read the question"
+                blank = blank if text is None else "empty answer"
+                said = (text,) if text and text.strip() else (None, blank)
+                replies[question.id] = Reply(question.id, *said)
         return replies
 
 
@@ -166,9 +168,8 @@ class Endpoint:
                 bodies[question.id] = body
         call = _Call(self.clock())
         with concurrent.futures.ThreadPoolExecutor(max(1, self.concurrency)) as pool:
-            tasks = {
-                pool.submit(self._ask, b, post, call): i for i, b in bodies.items()
-            }
+            ask = functools.partial(pool.submit, self._ask)
+            tasks = {ask(body, post, call): id for id, body in bodies.items()}
             try:
                 for task in concurrent.futures.as_completed(tasks):
                     text, error = task.result()
@@ -187,10 +188,8 @@ class Endpoint:
         return os.environ[self.api_key_env].strip() if self.api_key_env else ""
 
     def _body(self, question):
-        messages = [
-            {"role": m.role, "content": wire.content(m.parts)}
-            for m in question.messages
-        ]
+        asked = question.messages
+        messages = [{"role": m.role, "content": wire.content(m.parts)} for m in asked]
         settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         body = {"model": self.model, "messages": messages} | settings | {**self.extra}
         return json.dumps(body, sort_keys=True).encode()
@@ -272,13 +271,10 @@ class Endpoint:
 def check_ids(questions: Sequence[Question]) -> None:
     """Every id is there once.
 
-    Raises:
-      ValueError: names an id that two questions share.
+    Raises ValueError: names an id that two questions share.
     """
     seen = set()
     for question in questions:
         if question.id in seen:
-            raise ValueError(
-                f"two questions have the id {question.id!r}; ids are unique."
-            )
+            raise ValueError(f"two questions have one id, {question.id!r}.")
         seen.add(question.id)

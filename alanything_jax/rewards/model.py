@@ -20,8 +20,7 @@ def score_responses(
     The score is read at the response's last token of its own (its end of turn), as it was
     trained.
 
-    Raises:
-      ValueError: the bundle has no scalar head.
+    Raises ValueError: the bundle has no scalar head.
     """
     if "score" not in bundle.params.get("heads", {}):
         raise ValueError(

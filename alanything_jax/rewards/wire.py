@@ -30,9 +30,6 @@ HOPELESS = {
     404: "there is no such address or model",
     405: "the address does not take chat completions",
 }
-IMAGES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-SOUNDS = {b"RIFF": "wav", b"ID3": "mp3", b"fLaC": "flac", b"OggS": "ogg"}
-SOUNDS |= {b"\xff\xfb": "mp3", b"\xff\xf3": "mp3", b"\xff\xf2": "mp3"}
 
 
 class EndpointError(ValueError):
@@ -78,20 +75,15 @@ def shown(url: str) -> str:
 def opener(url: str, key: str) -> Callable[[bytes, float], Answer]:
     """post(body, timeout in seconds) -> Answer, to `<url>/chat/completions`.
 
-    Raises:
-      EndpointError: the address or the key cannot be sent.
+    Raises EndpointError: the address or the key cannot be sent.
     """
     try:
         parsed = urllib.parse.urlsplit(url)
-        sound = (
-            parsed.scheme in ("http", "https")
-            and parsed.hostname
-            and not (parsed.port == 0 or parsed.username or parsed.password)
-        )
+        web = parsed.scheme in ("http", "https") and parsed.hostname
+        sound = web and not (parsed.port == 0 or parsed.username or parsed.password)
     except ValueError:
-        raise EndpointError(
-            "the url is malformed: write http(s)://host[:port]/v1."
-        ) from None
+        why = "the url is malformed: write http(s)://host[:port]/v1."
+        raise EndpointError(why) from None
     if not sound:
         raise EndpointError(
             f"{shown(url)!r} cannot be asked: write http(s)://host[:port]/v1; a key "
@@ -168,13 +160,10 @@ def _retry_after(value):
     if not value:
         return None
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(
-            0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        )
+        if value.strip().isdigit():
+            return float(value)
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+        return max(0.0, until - time.time())
     except ValueError:
         return None
 
@@ -186,8 +175,7 @@ def content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}]`. Frames of
     a clip given as an array or GIF are images; another file is a `video_url`, as vLLM has.
 
-    Raises:
-      ValueError: a part without data, or in no known format.
+    Raises ValueError: a part without data, or in no known format.
     """
     if all(part.kind == "text" for part in parts):
         return "".join(part.text or "" for part in parts)
@@ -202,24 +190,22 @@ def _items(part: Part):
         if part.kind in ("image", "video"):
             return [_link(part.kind, part.uri)]
     if data is None:
-        raise ValueError(
-            f"a part of kind {part.kind} has no data; read its file first."
-        )
+        raise ValueError(f"a part of kind {part.kind} has no data: read its file.")
     if part.kind == "image":
         raw = data if isinstance(data, bytes) else _png(data)
-        return [_link("image", _data_url("image", _kind(raw, IMAGES, "image"), raw))]
+        return [_link("image", _data_url(_type(raw, "image"), raw))]
     if part.kind == "audio":
         if not isinstance(data, bytes):
             data = _wav(data, part.meta)
-        known = {"data": base64.b64encode(data).decode()}
-        known["format"] = _kind(data, SOUNDS, "audio")
+        form = _type(data, "audio").removeprefix("audio/").replace("mpeg", "mp3")
+        known = {"data": base64.b64encode(data).decode(), "format": form}
         return [{"type": "input_audio", "input_audio": known}]
     if isinstance(data, bytes) and not data.startswith(b"GIF8"):
-        return [_link("video", _data_url("video", "mp4", data))]
+        return [_link("video", _data_url("video/mp4", data))]
     frames, _ = media.load(part)
     if not len(frames):
         raise ValueError("a clip with no frames.")
-    return [_link("image", _data_url("image", "png", _png(frame))) for frame in frames]
+    return [_link("image", _data_url("image/png", _png(frame))) for frame in frames]
 
 
 def _png(image):
@@ -242,12 +228,13 @@ def _link(kind, url):
     return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
-def _data_url(kind, form, raw):
-    return f"data:{kind}/{form};base64,{base64.b64encode(raw).decode()}"
+def _data_url(mime, raw):
+    return f"data:{mime};base64,{base64.b64encode(raw).decode()}"
 
 
-def _kind(raw, magic, what):
-    for start, form in magic.items():
-        if raw.startswith(start):
-            return form
-    raise ValueError(f"{what} bytes of no known format; they start with {raw[:8]!r}.")
+def _type(raw, kind):
+    """The media type of a file's bytes, which must be of a kind."""
+    mime = media.mime_of(raw) or ""
+    if not mime.startswith(kind):
+        raise ValueError(f"{kind} bytes of no known format, starting {raw[:8]!r}.")
+    return mime

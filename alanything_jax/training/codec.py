@@ -30,15 +30,9 @@ from alanything_jax.data import groups, media
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.models import codecs
 from alanything_jax.models.codecs import vq
-from alanything_jax.schema import Part
+from alanything_jax.schema import Part, parts_of
 from alanything_jax.training import codec_page, run_dir
 from alanything_jax.training import optimizer as optimizers
-
-SUFFIXES = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3"),
-    "video": (".gif", ".mp4", ".webm", ".mov", ".mkv", ".avi"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +75,9 @@ class CodecRecipe:
     def tiny(self) -> CodecRecipe:
         """The same recipe made small: narrow nets, 60 steps, the playground's media."""
         small = dataclasses.replace(self.codec, channels=16, depth=1, size=32)
-        return dataclasses.replace(
-            self,
-            codec=small,
-            data="playground:demonstrations/200",
-            steps=60,
-            batch_size=8,
-            heldout=8,
-            shown=4,
-            checkpoint_every=20,
-        )
+        few = {"steps": 60, "batch_size": 8, "heldout": 8, "shown": 4}
+        few |= {"codec": small, "data": "playground:demonstrations/200"}
+        return dataclasses.replace(self, **few, checkpoint_every=20)
 
 
 @flax.struct.dataclass
@@ -159,9 +146,8 @@ def _parts(path: str, kind: str) -> Iterator[tuple[int, Part | Exception]]:
     """(row, medium) of a folder of files, or of the records of any data source."""
     place = Path(path)
     if place.is_dir():
-        files = sorted(
-            p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES[kind]
-        )
+        endings = media.SUFFIXES[kind]
+        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in endings)
         if files:
             yield from ((n, Part(kind, uri=str(file))) for n, file in enumerate(files))
             return
@@ -170,8 +156,8 @@ def _parts(path: str, kind: str) -> Iterator[tuple[int, Part | Exception]]:
             yield row, example
             continue
         said = [m for response in example.responses for m in response.messages]
-        for message in [*example.prompt, *said]:
-            yield from ((row, part) for part in message.parts if part.kind == kind)
+        found = parts_of([*example.prompt, *said])
+        yield from ((row, part) for part in found if part.kind == kind)
 
 
 def batch(
@@ -199,9 +185,8 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The equation above, as means over the values of real patches.
 
-    Returns:
-      The loss, and `reconstruction`, `commitment`, `codes` [B, n, levels], `given`
-      [B, n, levels, D].
+    Returns the loss, and `reconstruction`, `commitment`, `codes` [B, n, levels],
+    `given` [B, n, levels, D].
     """
     latents = codec.latents(params, patches, mask)
     codes, nearest, given = vq.quantize(params[vq.TABLE], latents)
@@ -227,17 +212,6 @@ def _hits(codes, mask, size):
     return jnp.where(mask[..., None, None], hits, 0.0)
 
 
-def usage(counts: jax.Array) -> dict[str, jax.Array]:
-    """Perplexity of the codes and the share of them in use, means over levels.
-
-    Args:
-      counts: [levels, size].
-    """
-    share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
-    entropy = -jax.scipy.special.xlogy(share, share).sum(-1)
-    return {"perplexity": jnp.exp(entropy).mean(), "used": (counts > 0).mean()}
-
-
 def follow(
     state: State,
     codes: jax.Array,
@@ -254,8 +228,7 @@ def follow(
     Args:
       codes: [B, n, levels]. given: [B, n, levels, D]. mask: [B, n].
 
-    Returns:
-      The state, and how many rows started again.
+    Returns the state, and how many rows started again.
     """
     levels, size = state.counts.shape
     hits = _hits(codes, mask, size)
@@ -278,11 +251,8 @@ def follow(
 
 
 def _transformation(recipe):
-    options = optimizers.Optimizer(
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        b2=0.99,
-    )
+    rate, warmup = recipe.learning_rate, recipe.warmup_steps
+    options = optimizers.Optimizer(learning_rate=rate, warmup_steps=warmup, b2=0.99)
     shapes = {p: s.shape for p, s in recipe.codec.specs().items() if p != vq.TABLE}
     rates = optimizers.multipliers(options, shapes)
     return optimizers.make(options, recipe.steps, rates)
@@ -311,9 +281,8 @@ def train_step(
     Args:
       step: which, for the key of restarts.
 
-    Returns:
-      The new state; scalars `loss`, `reconstruction`, `commitment`, `grad_norm`,
-      `perplexity`, `used` (share of the codes in this batch), `restarted`.
+    Returns the new state; scalars `loss`, `reconstruction`, `commitment`, `grad_norm`,
+    `perplexity`, `used` (share of the codes in this batch), `restarted`.
     """
 
     def of_nets(nets):
@@ -323,15 +292,13 @@ def train_step(
     (total, parts), grads = jax.value_and_grad(of_nets, has_aux=True)(state.nets)
     updates, chosen = _transformation(recipe).update(grads, state.optimizer, state.nets)
     codes, given = parts.pop("codes"), parts.pop("given")
-    state = state.replace(
-        nets=optax.apply_updates(state.nets, updates), optimizer=chosen
-    )
+    nets = optax.apply_updates(state.nets, updates)
+    state = state.replace(nets=nets, optimizer=chosen)
     key = jax.random.fold_in(jax.random.key(recipe.seed), step)
-    state, restarted = follow(
-        state, codes, given, mask, key, recipe.decay, recipe.restart_below
-    )
+    how = recipe.decay, recipe.restart_below
+    state, restarted = follow(state, codes, given, mask, key, *how)
     numbers = {"loss": total, **parts, "grad_norm": optimizers.global_norm(grads)}
-    numbers |= usage(_hits(codes, mask, recipe.codec.size).sum((0, 1)))
+    numbers |= codec_page.usage(_hits(codes, mask, recipe.codec.size).sum((0, 1)))
     return state, numbers | {"restarted": restarted}
 
 
@@ -342,9 +309,8 @@ def train_codec(
 ) -> run_dir.RunDir:
     """Run a recipe to its end, or go on where its run directory stopped.
 
-    Returns:
-      The run directory, with `codec.json`, `codec.safetensors`, `reconstructions.html`,
-      metrics, checkpoints and quarantine in it.
+    Returns the run directory, with `codec.json`, `codec.safetensors`,
+    `reconstructions.html`, metrics, checkpoints and quarantine in it.
 
     Raises:
       ValueError: the directory belongs to another config, or the data does not fit.
@@ -366,34 +332,19 @@ def train_codec(
             patches, mask = batch(recipe, items, step)
             state, numbers = train_step(recipe, state, patches, mask, jnp.int32(step))
             numbers = {n: float(v) for n, v in jax.device_get(numbers).items()}
-            _check_finite(numbers, step + 1)
+            run_dir.check_finite(numbers, step + 1, "Lower learning_rate")
             if step + 1 == total and heldout:
                 figures = codec_page.figures(recipe.codec, state.params, heldout)
                 numbers |= {f"heldout_{n}": v for n, v in figures.items()}
             run_dir.append(run.metrics, {"step": step + 1} | numbers)
-            progress.update(
-                task, completed=step + 1, news=f"loss {numbers['loss']:.4f}"
-            )
+            news = f"loss {numbers['loss']:.4f}"
+            progress.update(task, completed=step + 1, news=news)
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == total:
                 checkpoints.save(saved, step + 1, state)
         checkpoints.wait(saved, total)
     params = jax.device_get(state.params)
     codecs.save(run.path, recipe.codec, params)
-    said = codec_page.write(
-        run.path / "reconstructions.html",
-        recipe.name,
-        (recipe.codec, params),
-        heldout,
-        recipe.shown,
-    )
+    page, trained = run.path / "reconstructions.html", (recipe.codec, params)
+    said = codec_page.write(page, recipe.name, trained, heldout, recipe.shown)
     say(f"{total} steps done; held-out: {said}")
     return run
-
-
-def _check_finite(numbers, step):
-    bad = {n: numbers[n] for n in ("loss", "grad_norm") if not np.isfinite(numbers[n])}
-    if bad:
-        raise FloatingPointError(
-            f"step {step}: {bad} is not finite. Lower learning_rate; the last checkpoint "
-            "is from before this step."
-        )

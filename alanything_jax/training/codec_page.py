@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data import media
-from alanything_jax.training.run_dir import write_aside
+from alanything_jax.data.files import write_aside
 
 _NAMES = {"image": "PSNR", "video": "PSNR", "audio": "SNR"}
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
@@ -65,13 +66,19 @@ def figures(codec: Any, params: Any, items: Sequence[np.ndarray]) -> dict[str, f
     codes = np.concatenate([codec.encode(params, item) for item in items])
     levels = codes.reshape(-1, codec.frame).T
     counts = np.stack([np.bincount(level, minlength=codec.size) for level in levels])
-    share = counts / counts.sum(-1, keepdims=True)
-    entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(-1)
-    return {
-        name: decibels(codec.kind, pairs),
-        "perplexity": float(np.exp(entropy).mean()),
-        "used": float((counts > 0).mean()),
-    }
+    used = {name: float(value) for name, value in usage(counts).items()}
+    return {name: decibels(codec.kind, pairs)} | used
+
+
+def usage(counts: jax.Array) -> dict[str, jax.Array]:
+    """Perplexity of the codes and the share of them in use, means over levels.
+
+    Args:
+      counts: [levels, size].
+    """
+    share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
+    entropy = -jax.scipy.special.xlogy(share, share).sum(-1)
+    return {"perplexity": jnp.exp(entropy).mean(), "used": (counts > 0).mean()}
 
 
 class _First:
@@ -98,13 +105,11 @@ def write(
     Args:
       trained: the codec and its params. items: held-out media; the first are shown.
 
-    Returns:
-      The figures in a line.
+    Returns the figures in a line.
     """
     codec, params = trained
-    if not items:
-        said = "nothing was held out"
-    else:
+    said = "nothing was held out"
+    if items:
         found = figures(codec, params, items)
         name = _NAMES[codec.kind]
         said = (
@@ -122,14 +127,14 @@ def write(
         item = _beginning(codec, item)
         copy = restored(codec, params, item)
         value = decibels(codec.kind, [(item, copy)])
+        pair = (item, "original"), (copy, f"{value:.1f} dB")
         sides = [
             f"<figure>{_tag(codec, side)}<figcaption>{words}</figcaption></figure>"
-            for side, words in ((item, "original"), (copy, f"{value:.1f} dB"))
+            for side, words in pair
         ]
         cards.append(f"<section>{''.join(sides)}</section>")
-    page = _PAGE.format(
-        title=html.escape(title), about=html.escape(about), cards="\n".join(cards)
-    )
+    page = {"title": html.escape(title), "about": html.escape(about)}
+    page = _PAGE.format(**page, cards="\n".join(cards))
     write_aside(path, page)
     return said
 

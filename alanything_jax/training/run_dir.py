@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alanything_jax import experiment as recipes
+from alanything_jax.data.files import write_aside, write_json
 
 # Fields that may differ when a run is resumed: they change no number of it.
 _FREE = ("train.profile_steps", "train.tensorboard", "train.wandb", "train.keep")
@@ -46,42 +49,34 @@ class RunDir:
         return self.path / "export"
 
 
-def open_run(path: str | Path, experiment: recipes.Experiment) -> RunDir:
+def open_run(
+    path: str | Path,
+    experiment: Any,
+    free: tuple[str, ...] = _FREE,
+    name: str = "config.json",
+) -> RunDir:
     """Make the run directory, or check that an existing one is of the same recipe.
 
-    Raises:
-      ValueError: it belongs to another config; the fields that differ are listed.
+    Args:
+      experiment: any recipe. free: its fields that may differ. name: of its picture.
+
+    Raises ValueError: it belongs to another config; the fields that differ are listed.
     """
     run = RunDir(Path(path))
     run.path.mkdir(parents=True, exist_ok=True)
-    ours = recipes.to_json(experiment)
-    if run.config.exists():
-        theirs = json.loads(run.config.read_text())
-        changed = [
-            line
-            for line in recipes.differences(ours, theirs)
-            if not line.startswith(_FREE)
-        ]
+    ours, place = json.loads(json.dumps(recipes.to_json(experiment))), run.path / name
+    if place.exists():
+        theirs = json.loads(place.read_text())
+        lines = recipes.differences(ours, theirs)
+        changed = [line for line in lines if not line.startswith(free)]
         if changed:
             raise ValueError(
                 f"{run.path} belongs to another config; these fields differ "
                 f"(there -> here): {'; '.join(changed)}. Give another --run-dir, use the "
                 f"same fields to resume, or remove {run.path} to start over."
             )
-    write_json(run.config, ours)
+    write_json(place, ours)
     return run
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    write_aside(path, json.dumps(value, indent=1) + "\n")
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -106,3 +101,15 @@ def append(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_finite(numbers: Mapping[str, float], step: int, advice: str) -> None:
+    """Stop on a loss or gradient that is not finite. Raises FloatingPointError."""
+    bad = {
+        n: numbers[n] for n in ("loss", "grad_norm") if not math.isfinite(numbers[n])
+    }
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {bad} is not finite. {advice}; the last checkpoint is from "
+            "before this step."
+        )

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from alanything_jax import hub
+from alanything_jax.cli import recipe
 from alanything_jax.cli.main import main
 from alanything_jax.hub.source import tiny_bundle
+from alanything_jax.pipelines.arena import Arena
+from alanything_jax.rewards.judge import Endpoint
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "dpo_smollm2.py")
+CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIG = str(CONFIGS / "dpo_smollm2.py")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,25 @@ def test_no_recipe_lists_what_there_is(capsys):
     assert "no recipe at configs/none.py" in capsys.readouterr().err
     assert run(["train"]) == 2
     assert "usage: alanything train CONFIG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb,name,right",
+    [
+        ("evaluate", "annotate", "annotate"),
+        ("evaluate", "llf_playground", "llf"),
+        ("evaluate", "codecs/image", "train"),
+        ("train", "arena", "evaluate"),
+        ("llf", "dpo_smollm2", "train"),
+        ("annotate", "amu", "evaluate"),
+    ],
+)
+def test_a_recipe_of_another_verb_says_which(verb, name, right, capsys):
+    path = str(CONFIGS / f"{name}.py")
+    assert run([verb, path]) == 1
+    said = capsys.readouterr().err
+    assert f"no recipe for `alanything {verb}`" in said and "Traceback" not in said
+    assert f"Run `alanything {right} {path}`" in said
 
 
 def test_train_evaluate_export_verify(tmp_path, capsys):
@@ -132,6 +155,67 @@ def test_data_convert_inspect_check(tmp_path, capsys):
     assert "6 tokens, 5 scored" in capsys.readouterr().out
     assert run(["data", "inspect", out, "--row", "7"]) == 1
     assert run(["data", "conver"]) == 2
+
+
+@pytest.mark.parametrize("name,line", [("amu", "amu "), ("amg", "select alpha")])
+def test_eval_anything_tiny(name, line, tmp_path, capsys):
+    argv = [
+        "evaluate",
+        str(CONFIGS / f"{name}.py"),
+        "--tiny",
+        "--run-dir",
+        str(tmp_path),
+    ]
+    assert run(argv) == 0
+    shown = capsys.readouterr().out
+    assert line in shown and f"wrote {tmp_path}/report.json" in shown
+    assert f"next: read those, or alanything evaluate configs/{OTHER[name]}" in shown
+    assert json.loads((tmp_path / "report.json").read_text())["complete"]
+
+
+OTHER = {"amu": "amg", "amg": "amu"}
+
+
+def test_eval_anything_says_what_is_missing(tmp_path, capsys):
+    argv = ["evaluate", str(CONFIGS / "amu.py"), "--run-dir", str(tmp_path)]
+    assert run([*argv, "--data", str(tmp_path / "none")]) == 1
+    assert "PKU-Alignment/EvalAnything-AMU" in capsys.readouterr().err
+    argv += ["--data", "generated", "--judge.url", "http://127.0.0.1:9/v1"]
+    assert run(argv) == 1
+    err = capsys.readouterr().err
+    assert "http://127.0.0.1:9/v1: given up" in err and "--judge.model" in err
+
+
+def test_annotate_tiny(tmp_path, capsys):
+    argv = [
+        "annotate",
+        str(CONFIGS / "annotate.py"),
+        "--tiny",
+        "--run-dir",
+        str(tmp_path),
+    ]
+    assert run([*argv, "--label-studio"]) == 0
+    shown = capsys.readouterr().out
+    assert "yield of 96 prompts" in shown and f"wrote {tmp_path}/dataset" in shown
+    assert "next: import each folder's tasks.json into Label Studio" in shown
+    assert run(argv) == 0  # nothing is left to do
+    assert "yield" not in capsys.readouterr().out.partition("wrote")[0]
+
+
+def test_annotate_help(capsys):
+    assert run(["annotate", "--help"]) == 0
+    assert "such as configs/annotate.py" in capsys.readouterr().out
+    assert run(["annotate", str(CONFIGS / "annotate.py"), "--help"]) == 0
+    assert "--stages.prompts" in capsys.readouterr().out
+    assert run(["--help"]) == 0
+    assert "annotate  several models" in capsys.readouterr().out
+
+
+def test_an_endpoint_in_a_recipe_takes_overrides():
+    judge = Endpoint("http://localhost:1/v1", "m", max_tokens=7)
+    made = Arena((("a", "x"), ("b", "y")), ("hi",), judge, judge_name="m")
+    got = recipe.override(made, ["--judge.url", "http://h/v1", "--seed", "3"], "x")
+    assert got.judge == Endpoint("http://h/v1", "m", max_tokens=7) and got.seed == 3
 
 
 def test_errors_are_one_message_without_a_traceback(capsys):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from alanything_jax.data.files import digest
 from alanything_jax.data.quarantine import Quarantine, TooManyBad
 from alanything_jax.evaluation.eval_anything import (
     amg,
@@ -405,22 +406,6 @@ def test_selection_over_all_instructions():
 # --- synergy ---
 
 
-def test_outside_generators_and_what_they_cannot_make():
-    def broken(text):
-        raise OSError("server down")
-
-    lake = Part("image", data=b"lake")
-    chosen = amg.parse_selection(FULL)
-    made = amg.produce("1", chosen, {"image": lambda text: lake, "audio": broken})
-    assert made.parts == {"T": Part("text", text="At 12:30 a bell."), "V": lake}
-    assert made.problems == {"A": "the audio generator failed: server down"}
-    made = amg.produce("1", chosen, {"audio": lambda text: None})
-    assert made.problems == {
-        "V": "no generator for image",
-        "A": "the audio generator made nothing",
-    }
-
-
 def test_synergy_over_the_pairs_that_are_there(tmp_path):
     text, image, sound = (
         Part("text", text="t"),
@@ -532,9 +517,8 @@ def test_fingerprints_tell_outputs_apart():
         Part("image", data=np.zeros((2, 1), np.uint8)),
         Part("image", data=np.zeros((1, 2), np.uint8)),
     ]
-    assert len({run.fingerprint(part) for part in parts}) == len(parts)
-    assert run.fingerprint("a") == run.fingerprint(parts[1])
-    assert run.fingerprint(None, "a") != run.fingerprint("a", None)
+    assert len({digest(part) for part in parts}) == len(parts)
+    assert digest([None, "a"]) != digest(["a", None])
 
 
 # --- the published layouts ---

@@ -246,7 +246,7 @@ def test_killed_anywhere_and_restarted_gives_the_same_rows(tmp_path, after):
 def test_a_run_directory_belongs_to_one_recipe(tmp_path):
     run(tmp_path, Judge())
     assert run(tmp_path, judge := Judge()).records == 7 and not judge.asked
-    with pytest.raises(ValueError, match="other shard_rows"):
+    with pytest.raises(ValueError, match="shard_rows: 3 -> 4"):
         run(tmp_path, Judge(), Annotate(dimensions=DIMS, shard_rows=4))
     with pytest.raises(ValueError, match="orders 3"):
         Annotate(orders=3)

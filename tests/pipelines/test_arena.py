@@ -14,8 +14,7 @@ from alanything_jax import schema
 from alanything_jax.data import media
 from alanything_jax.generation.generate import Answer
 from alanything_jax.hub.source import playground_bundle
-from alanything_jax.pipelines import arena as pipeline
-from alanything_jax.pipelines import arena_page
+from alanything_jax.pipelines import arena_page, asking
 from alanything_jax.pipelines.arena import Arena, arena, battles
 from alanything_jax.pipelines.arena_battle import question, verdict
 from alanything_jax.pipelines.arena_report import describe
@@ -213,9 +212,9 @@ def test_a_model_given_by_path_is_loaded_once_and_reads_text_only(
     bundle = playground_bundle("48x1")
     bundle = dataclasses.replace(bundle, coder=None)
     monkeypatch.setattr(
-        pipeline, "load_model", lambda source: loaded.append(source.path) or bundle
+        asking, "load_model", lambda source: loaded.append(source.path) or bundle
     )
-    monkeypatch.setattr(pipeline, "generate", generate)
+    monkeypatch.setattr(asking, "generate", generate)
     picture = (schema.Message("user", (schema.Part("image", data=b"\x89PNG"),)),)
     made = Arena(
         models=(("a", model("a")), ("disk", "some/where")),

@@ -11,7 +11,7 @@ from alanything_jax.hub.verify import verify
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "run"
-    assert main(["demo", "--playground", "--tiny", "--run-dir", str(path)]) == 0
+    assert main(["demo", "--tiny", "--run-dir", str(path)]) == 0
     return path
 
 
@@ -54,7 +54,7 @@ def test_page_and_export(run):
 
 def test_the_same_command_trains_nothing_again(run, capsys):
     before = {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")}
-    assert main(["demo", "--playground", "--tiny", "--run-dir", str(run)]) == 0
+    assert main(["demo", "--tiny", "--run-dir", str(run)]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == (
         f"exported model: {run / 'export'}"
     )

@@ -55,27 +55,37 @@ TWO_CIRCLES = goal({"image": "two red circles left"})
 
 
 def test_a_picture():
-    good = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, d2=RED_CIRCLE))
+    good = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, d1=RED_CIRCLE))
     check(good, 1.0)
-    assert good.good and oracle.critique(good) == "verdict good ."
-    three = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, b1=RED_CIRCLE, c2=RED_CIRCLE))
+    assert good.good and oracle.critique(good) == (
+        "shows two red circles left . "
+        "wanted two ok red ok circle ok left ok . verdict good ."
+    )
+    three = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, b1=RED_CIRCLE, c1=RED_CIRCLE))
     check(three, 2.5 / 3, number=0.5)
     assert oracle.critique(three) == (
-        "verdict bad . three red circles , should be two ."
+        "shows three red circles left . "
+        "wanted two but three red ok circle ok left ok . verdict bad ."
     )
     assert oracle.critique(three, "number") == (
-        "number bad . three red circles , should be two ."
+        "shows three red circles left . wanted two but three . number bad ."
     )
-    assert oracle.critique(three, "object") == "object good ."
+    assert oracle.critique(three, "object") == (
+        "shows three red circles left . wanted red ok circle ok . object good ."
+    )
     aside = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, a3=RED_CIRCLE))
     check(aside, 2.5 / 3, place=0.5)
-    assert aside.faults() == ["red circles not left"]
     extra = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, b1=RED_CIRCLE, d4=RED_SQUARE))
     check(extra, 2.5 / 3, object=0.5)
-    assert extra.faults() == ["extra red square"]
+    assert oracle.critique(extra) == (
+        "shows two red circles left and one red square bottom . "
+        "wanted two ok red ok circle ok left ok extra . verdict bad ."
+    )
     empty = judged(TWO_CIRCLES, picture())
     check(empty, 0.0, object=0, number=0, place=0)
-    assert empty.faults() == ["missing two red circles left"]
+    assert (
+        oracle.critique(empty) == "shows nothing . wanted two missing . verdict bad ."
+    )
 
 
 def test_a_relation():
@@ -83,7 +93,6 @@ def test_a_relation():
     check(judged(example, picture(a2=RED_CIRCLE, c2=BLUE_SQUARE)), 1.0)
     below = judged(example, picture(c2=RED_CIRCLE, a2=BLUE_SQUARE))
     check(below, 2 / 3, place=0.0)
-    assert below.faults() == ["red circle not above"]
 
 
 def test_a_tune():
@@ -94,13 +103,14 @@ def test_a_tune():
     # One step too high: half a point for the start.
     high = judged(example, tune(8, 10))
     check(high, 2.75 / 3, object=0.75)
-    assert high.faults() == ["first phrase starts re , should be do"]
     down = judged(example, tune(6, 4))
     check(down, 2 / 3, place=0.0)
-    assert oracle.critique(down) == "verdict bad . first phrase not up ."
+    assert oracle.critique(down) == (
+        "shows two short notes down from do . "
+        "wanted two ok short ok up but down do ok . verdict bad ."
+    )
     three = judged(example, tune(6, 8, 10))
     check(three, 2.5 / 3, number=0.5)
-    assert three.faults() == ["first phrase three notes , should be two"]
 
 
 def test_a_tune_of_two_phrases_is_cut_where_it_fits_best():
@@ -109,7 +119,6 @@ def test_a_tune_of_two_phrases_is_cut_where_it_fits_best():
     )
     check(judged(example, tune(6, 8, 15, 15)), 1.0)
     half = judged(example, tune(6, 8))
-    assert half.faults() == ["missing second phrase"]
     # Marks of both phrases: object 1, 1, 0; number 1, 0; place 1, 0.
     check(half, (2 / 3 + 0.5 + 0.5) / 3, object=2 / 3, number=0.5, place=0.5)
 
@@ -119,21 +128,19 @@ def test_a_clip():
     check(judged(example, clip((0, 0), (0, 1), (0, 2))), 1.0)
     lower = judged(example, clip((1, 0), (1, 1), (1, 2)))
     check(lower, 2.5 / 3, place=0.5)
-    assert oracle.critique(lower) == "verdict bad . red circle not outer ."
+    assert oracle.critique(lower, "place") == (
+        "shows red circle moves right along middle . "
+        "wanted right ok outer but middle . place bad ."
+    )
     back = judged(example, clip((0, 2), (0, 1), (0, 0)))
     # In the middle frame it is where it should be.
     check(back, (2 + (1 + 1 / 3) / 2) / 3, place=(1 + 1 / 3) / 2)
     gone = judged(example, clip((0, 0), (0, 1)))
     check(gone, (2 + 2 / 3) / 3, number=2 / 3)
-    assert gone.faults() == ["red circle should be one"]
     still = goal({"video": "red circle moves right along outer turning blue"})
     unturned = judged(still, clip((0, 0), (0, 1), (0, 2)))
     # In the last frame there is no blue circle where one should be.
     check(unturned, (0.5 + 2 / 3 + 1) / 3, object=0.5, number=2 / 3)
-    assert unturned.faults() == [
-        "red circle not turning blue",
-        "red circle should be one",
-    ]
 
 
 def test_descriptions():
@@ -141,25 +148,24 @@ def test_descriptions():
     check(judged(example, text("two red circles left")), 1.0)
     one = judged(example, text("one red circle left"))
     check(one, 2 / 3, number=0.0)
-    assert one.faults() == ["should be two red circles"]
+    assert oracle.critique(one) == (
+        "shows two red circles left . "
+        "said one but two red ok circle ok left ok . verdict bad ."
+    )
     check(judged(example, text("two blue circles left")), 2.5 / 3, object=0.5)
     check(judged(example, text("two red circles top")), 2 / 3, place=0.0)
     more = judged(example, text("two red circles left and one blue square top"))
     check(more, 2.5 / 3, object=0.5)
-    assert more.faults() == ["extra"]
     example = goal(text=("audio", "two short notes up from do"))
     check(judged(example, text("two short notes up from do")), 1.0)
     long = judged(example, text("two long notes up from do"))
     check(long, 2.5 / 3, object=0.5)
-    assert long.faults() == ["first phrase should be short"]
     example = goal(text=("video", "red circle moves right along outer"))
     check(judged(example, text("red circle moves right along outer")), 1.0)
     left = judged(example, text("red circle moves left along outer"))
     check(left, 2.5 / 3, place=0.5)
-    assert left.faults() == ["red circle should be right"]
     silent = judged(example)
     check(silent, 0.0, object=0, number=0, place=0, kind=0)
-    assert silent.faults() == ["missing text"]
 
 
 def test_both_ways_to_say_a_relation_are_right():
@@ -169,43 +175,42 @@ def test_both_ways_to_say_a_relation_are_right():
 
 
 def test_kinds():
-    good = picture(a1=RED_CIRCLE, d2=RED_CIRCLE)
+    good = picture(a1=RED_CIRCLE, d1=RED_CIRCLE)
     wrong = judged(TWO_CIRCLES, tune(6, 8))
     check(wrong, 0.0, object=0, number=0, place=0, kind=0)
-    assert wrong.faults() == ["missing image"]
     both = judged(TWO_CIRCLES, good, tune(6, 8))
     check(both, 0.5, kind=0.5)
-    assert both.faults() == ["extra audio"] and not both.good
+    assert oracle.critique(both, "kind") == (
+        "shows two red circles left . shows two short notes up from do . kind bad ."
+    )
+    assert not both.good
     # A second picture is one too many, wherever it stands and whatever it shows.
     twice = judged(TWO_CIRCLES, good, picture())
     check(twice, 0.5, kind=0.5)
-    assert twice.faults() == ["extra image"]
     two = goal({"image": "two red circles left", "audio": "two short notes up from do"})
     check(judged(two, good, tune(6, 8)), 1.0)
     half = judged(two, good)
     check(half, 0.5, kind=0.5)
-    assert half.faults() == ["missing audio"]
 
 
 def test_an_edit_keeps_what_was_not_to_change():
-    kept = picture(a1=RED_CIRCLE, d2=RED_CIRCLE)
+    kept = picture(a1=RED_CIRCLE, d1=RED_CIRCLE)
     keep = oracle.CODEC["image"].encode({}, kept.data).tolist()
     example = goal(
         {"image": "two red circles left"}, ("image", "two red circles left"), keep
     )
     said = text("two red circles left")
     check(judged(example, said, kept), 1.0)
-    moved = judged(example, said, picture(b1=RED_CIRCLE, d2=RED_CIRCLE))
+    moved = judged(example, said, picture(b1=RED_CIRCLE, d1=RED_CIRCLE))
     # 14 of 16 cells; the picture's place is the mean with its region's, and all of it
     # with the description's.
     picture_place = (1 + 14 / 16) / 2
     assert moved.overall == pytest.approx((1 + (2 + picture_place) / 3) / 2)
-    assert moved.faults() == ["the change is not right"]
 
 
 def test_broken_media_count_as_missing_and_are_named():
     broken = judged(TWO_CIRCLES, Part("image", data=b"\x89PNG"))
-    assert broken.overall == 0 and broken.faults() == ["missing image"]
+    assert broken.overall == 0
     (why,) = broken.broken
     assert why.startswith("image: the image cannot be decoded")
     foreign = judged(TWO_CIRCLES, Part("image", data=np.zeros((64, 64, 3), np.uint8)))
@@ -221,17 +226,17 @@ def test_only_the_playgrounds_prompts_have_a_goal():
 
 def test_what_a_critique_says():
     assert oracle.says_good("verdict good .") is True
-    assert oracle.says_good("verdict bad . extra red square .") is False
+    assert oracle.says_good("shows nothing . verdict bad .") is False
     assert oracle.says_good("number good .", "number") is True
     assert oracle.says_good("number good .") is None
     for said in ("", "verdict", "verdict fine .", "good ."):
         assert oracle.says_good(said) is None
-    assert mark("object", 1.2, "x") == Mark("object", 1.0, "")
-    assert mark("object", -1, "x") == Mark("object", 0.0, "x")
+    assert mark("object", 1.2) == Mark("object", 1.0)
+    assert mark("object", -1) == Mark("object", 0.0)
 
 
 def test_critiques_are_true():
-    """Each fault that is named is a mark below one; a verdict is the score's."""
+    """A verdict is the score's, and what is said to be otherwise is otherwise."""
     known = set(words()) | {"."}
     bad = 0
     for example in tasks.attempts(240, seed=5):
@@ -241,17 +246,27 @@ def test_critiques_are_true():
             score = verdict.overall if name is None else verdict.dimensions[name]
             assert oracle.says_good(said, name) == (score >= 1)
             assert set(said.split()) <= known
-            named = said.removesuffix(" .").split(" . ")[1:]
-            assert len(named) <= 2
-            marks = {m.fault: m for m in verdict.marks if m.fault}
-            for fault in named:
-                assert marks[fault].score < 1
-                assert name in (None, marks[fault].dimension)
-            if name is None and score < 1:
-                assert named, "a bad verdict says what is wrong"
-                bad += 1
+            blames = set(said.split()) & {"but", "missing", "extra"}
+            if name is None:
+                assert bool(blames) == (score < 1), said
+                bad += score < 1
+            elif score >= 1:
+                assert not blames, said
         for rating in example.feedback.ratings:
             wanted = 3 * verdict.dimensions[rating.dimension]
             assert rating.score == pytest.approx(wanted, abs=1e-4)
         assert {r.dimension for r in example.feedback.ratings} == set(DIMENSIONS)
     assert 60 < bad < 220
+
+
+@pytest.mark.parametrize("kind", oracle.WORLDS)
+def test_what_is_seen_is_what_was_said(kind):
+    world, rng = oracle.WORLDS[kind], np.random.default_rng(3)
+    for _ in range(300):
+        spec = world.sample(rng)
+        assert world.see(world.realise(spec, rng)) == world.say(spec)
+    # And no medium, however odd, is beyond words.
+    for _ in range(300):
+        size = oracle.CODEC[kind].length
+        codes = rng.integers(oracle.CODEC[kind].size, size=size)
+        assert set(world.see(codes).split()) <= set(words())

@@ -322,12 +322,14 @@ def test_media_travel_as_data(server, clock):
         Part("audio", data=np.zeros(80), meta={"rate": 8000}),
         Part("video", data=np.stack([picture, picture + 1])),
         Part("video", data=b"\0\0\0 ftyp"),
+        Part("image", data=b"\xff\xd8\xff\xe0"),
+        Part("audio", data=b"\xff\xf3\x00"),
         Part("video", data=media.dump("video", np.stack([picture, picture + 1]))),
     )
     assert endpoint(server, clock)([Question("q", (Message("user", parts),))])["q"].text
-    text, image, sound, one, two, clip, *gif = server.seen[0][2]["messages"][0][
-        "content"
-    ]
+    text, image, sound, one, two, clip, jpeg, mp3, *gif = server.seen[0][2]["messages"][
+        0
+    ]["content"]
     assert text == {"type": "text", "text": "look"}
     assert gif == [one, two]
     for item, wanted in ((image, picture), (one, picture), (two, picture + 1)):
@@ -338,6 +340,8 @@ def test_media_travel_as_data(server, clock):
     assert sound["input_audio"]["format"] == "wav"
     assert base64.b64decode(sound["input_audio"]["data"]).startswith(b"RIFF")
     assert clip["video_url"]["url"].startswith("data:video/mp4")
+    assert jpeg["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert mp3["input_audio"]["format"] == "mp3"
 
 
 @pytest.mark.parametrize(

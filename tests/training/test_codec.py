@@ -224,7 +224,7 @@ def test_dead_codes_come_back_in_training():
 
 def test_usage_by_hand():
     counts = jnp.array([[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    found = training.usage(counts)
+    found = codec_page.usage(counts)
     assert found["perplexity"] == pytest.approx(3.0, rel=1e-6)
     assert found["used"] == pytest.approx(0.75)
 

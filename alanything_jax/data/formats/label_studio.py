@@ -129,9 +129,7 @@ class _Said:
         value = self.answers.get(name, "")
         if value not in allowed:
             said = f"is {value!r}" if value else "is not answered"
-            raise BadRecord(
-                self.where, f"{name} {said}; one of {list(allowed)} is due."
-            )
+            raise BadRecord(self.where, f"{name} {said}; one of {[*allowed]} is due.")
         return value
 
     def _response(self, slot):
@@ -143,10 +141,9 @@ class _Said:
 
     def critiques(self, slot):
         """One, where anything was written."""
-        critique, advice, rewrite = (
-            self.answers.get(f"{slot}_{field}", "")
-            for field in ("critique", "refinement", "rewrite")
-        )
+        fields = ("critique", "refinement", "rewrite")
+        said = (self.answers.get(f"{slot}_{field}", "") for field in fields)
+        critique, advice, rewrite = said
         if not (critique or advice or rewrite):
             return []
         text = feedback.critique_text(critique, advice)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
 from alanything_jax.data import feedback, media, store
 from alanything_jax.data.encode import BadRecord
 from alanything_jax.data.formats.label_studio import GRADES, SLOTS
@@ -28,19 +26,6 @@ from alanything_jax.schema import Example, Message, Response
 
 # What a part is shown as. A GIF is a picture to Label Studio; its Video tag rejects it.
 _TAGS = {"text": "Text", "image": "Image", "audio": "Audio", "video": "Video"}
-_MAGIC = (
-    (0, b"\x89PNG\r\n", ".png"),
-    (0, b"\xff\xd8\xff", ".jpg"),
-    (0, b"GIF8", ".gif"),
-    (8, b"WEBP", ".webp"),
-    (8, b"WAVE", ".wav"),
-    (0, b"ID3", ".mp3"),
-    (0, b"\xff\xfb", ".mp3"),
-    (0, b"fLaC", ".flac"),
-    (0, b"OggS", ".ogg"),
-    (4, b"ftyp", ".mp4"),
-    (0, b"\x1a\x45\xdf\xa3", ".webm"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +69,7 @@ def export(
       prefix: what a media file's name is preceded by in the tasks: a path, or a URL such
         as `/data/local-files/?d=round1/media/`.
 
-    Raises:
-      ValueError: the directory is not empty, or no example can be shown.
+    Raises ValueError: the directory is not empty, or no example can be shown.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
@@ -100,15 +84,14 @@ def export(
             aside.append((example.id, str(error)))
             continue
         tasks.setdefault(layout, []).append(row)
+        folder = directory / layout.name / "media"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, raw in files.items():
-            place = directory / layout.name / "media" / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(raw)
+            (folder / name).write_bytes(raw)
     if not tasks:
         raise ValueError(f"no example can be shown: {aside[:3]}")
     for layout, rows in tasks.items():
         folder = directory / layout.name
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "labels.xml").write_text(labels(layout), encoding="utf-8")
         whole = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
         (folder / "tasks.json").write_text(whole, encoding="utf-8")
@@ -161,23 +144,17 @@ def _with_parts(example, change):
             dataclasses.replace(m, parts=tuple(map(change, m.parts))) for m in some
         )
 
-    return dataclasses.replace(
-        example,
-        prompt=messages(example.prompt),
-        responses=tuple(Response(messages(r.messages)) for r in example.responses),
-    )
+    prompt = messages(example.prompt)
+    responses = tuple(Response(messages(r.messages)) for r in example.responses)
+    return dataclasses.replace(example, prompt=prompt, responses=responses)
 
 
 def _reference(part, prefix, files):
     if part.kind == "text" or (part.uri or "").startswith(("http://", "https://")):
         return part
-    array, known = media.load(part)
-    raw = part.data
-    if isinstance(raw, np.ndarray):
-        raw = media.dump(part.kind, array, **{**known, **part.meta})
-    elif raw is None:
-        raw = Path(part.uri.removeprefix("file://")).read_bytes()
-    name = hashlib.sha256(raw).hexdigest()[:32] + suffix(raw)
+    media.load(part)  # what cannot be decoded cannot be shown
+    raw = media.as_file(part, media.MediaLimits().max_bytes)
+    name = hashlib.sha256(raw).hexdigest()[:32] + media.suffix_of(raw)
     files[name] = raw
     return dataclasses.replace(part, data=None, uri=prefix + name)
 
@@ -185,8 +162,7 @@ def _reference(part, prefix, files):
 def restore(example: Example, folder: Path, prefix: str = "media/") -> Example:
     """The example with the bytes of its media, from the folder `export` wrote them to.
 
-    Raises:
-      BadRecord: a file is not there, or its name leads out of the folder.
+    Raises BadRecord: a file is not there, or its name leads out of the folder.
     """
 
     def load(part):
@@ -199,19 +175,6 @@ def restore(example: Example, folder: Path, prefix: str = "media/") -> Example:
         return dataclasses.replace(part, data=place.read_bytes(), uri=None)
 
     return _with_parts(example, load)
-
-
-def suffix(raw: bytes) -> str:
-    """The file name's ending, from a file's first bytes.
-
-    Raises:
-      BadRecord: none of the formats a browser shows.
-    """
-    for at, magic, name in _MAGIC:
-        if raw[at : at + len(magic)] == magic:
-            return name
-    known = ", ".join(sorted({name for _, _, name in _MAGIC}))
-    raise BadRecord("media", f"a file beginning {raw[:8]!r}; browsers show {known}.")
 
 
 def _shown(messages: Sequence[Message], slot: str, data: dict[str, Any]):
@@ -241,23 +204,22 @@ def labels(layout: Layout) -> str:
     _header(view, "Request")
     _objects(view, "prompt", ("Text", *layout.prompt))
     pair = ElementTree.SubElement(view, "View", style="display: flex; gap: 2em")
-    targets = {}
     for slot, title in zip(SLOTS, ("First answer", "Second answer"), strict=True):
         tags = getattr(layout, slot)
         side = ElementTree.SubElement(pair, "View", style="flex: 1")
         _header(side, title)
-        targets[slot] = _objects(side, slot, tags)
+        target = _objects(side, slot, tags)
         for name in layout.dimensions:
             _header(side, f"{name.replace('_', ' ')} (0 worst, 3 best)")
-            _choices(side, f"{slot}_{name}", targets[slot], GRADES)
-        _area(side, slot, "critique", targets[slot], "What is wrong, what is good?")
-        _area(side, slot, "refinement", targets[slot], "How should it be changed?")
+            _choices(side, f"{slot}_{name}", target, GRADES)
+        _area(side, f"{slot}_critique", target, "What is wrong, what is good?")
+        _area(side, f"{slot}_refinement", target, "How should it be changed?")
         if tags == ("Text",):
             hint = "A better answer, written out (if you can)"
-            _area(side, slot, "rewrite", targets[slot], hint)
+            _area(side, f"{slot}_rewrite", target, hint)
     _header(view, "Which answer would you rather have?")
     _choices(view, "choice", "prompt", (*SLOTS, "tie"))
-    _area(view, "choice", "rationale", "prompt", "Why?")
+    _area(view, "choice_rationale", "prompt", "Why?")
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
@@ -277,27 +239,12 @@ def _objects(parent, slot, tags):
 
 
 def _choices(parent, name, target, values):
-    box = ElementTree.SubElement(
-        parent,
-        "Choices",
-        name=name,
-        toName=target,
-        choice="single-radio",
-        showInline="true",
-        required="true",
-    )
+    how = {"choice": "single-radio", "showInline": "true", "required": "true"}
+    box = ElementTree.SubElement(parent, "Choices", how, name=name, toName=target)
     for value in values:
         ElementTree.SubElement(box, "Choice", value=value)
 
 
-def _area(parent, slot, field, target, hint):
-    ElementTree.SubElement(
-        parent,
-        "TextArea",
-        name=f"{slot}_{field}",
-        toName=target,
-        placeholder=hint,
-        rows="3",
-        maxSubmissions="1",
-        editable="true",
-    )
+def _area(parent, name, target, hint):
+    how = {"rows": "3", "maxSubmissions": "1", "editable": "true", "placeholder": hint}
+    ElementTree.SubElement(parent, "TextArea", how, name=name, toName=target)

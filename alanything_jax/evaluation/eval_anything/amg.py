@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alanything_jax.data.files import digest
 from alanything_jax.evaluation.eval_anything import scores
-from alanything_jax.evaluation.eval_anything.run import evaluate_rows, fingerprint
+from alanything_jax.evaluation.eval_anything.run import evaluate_rows
 from alanything_jax.evaluation.eval_anything.templates import Templates
 from alanything_jax.schema import Message, Modality, Part
 
@@ -31,7 +32,6 @@ SECTIONS = {
 NOTHING = ("", "none", "null", "n/a")
 
 Scorer = Callable[[Part, Part], float | None]
-Generator = Callable[[str], Part | None]
 
 
 # --- choosing modalities ---
@@ -92,11 +92,8 @@ def parse_selection(text: str) -> Selection:
 
 def selection_of(parts: Sequence[Part]) -> Selection:
     """What a model that makes its media itself has chosen; a clip counts as a picture."""
-    kinds = {
-        "image" if p.kind == "video" else p.kind
-        for p in parts
-        if p.kind != "text" or (p.text or "").strip()
-    }
+    there = [p.kind for p in parts if p.kind != "text" or (p.text or "").strip()]
+    kinds = {"image" if kind == "video" else kind for kind in there}
     text = "".join(p.text or "" for p in parts if p.kind == "text")
     fields = {kind: text if kind == "text" else "" for kind in kinds}
     return Selection(_key(fields) or "t", fields, told=bool(fields))
@@ -107,8 +104,7 @@ def alpha(key: str, votes: Mapping[str, float]) -> float:
 
     Example: `alpha("ti", {"ti": 15, "t": 10})` -> 0.6; `alpha("tia", {"tia": 1})` -> 1/3.
 
-    Raises:
-      ValueError: an unknown key, or no votes.
+    Raises ValueError: an unknown key, or no votes.
     """
     check_votes(votes)
     if key not in KEYS:
@@ -127,8 +123,7 @@ def pair_alphas(key: str, votes: Mapping[str, float]) -> dict[str, float]:
 def check_votes(votes: Mapping[str, float]) -> None:
     """Votes are finite, not negative, not all zero, and for known keys.
 
-    Raises:
-      ValueError: names what is wrong.
+    Raises ValueError: names what is wrong.
     """
     if strange := set(votes) - set(KEYS):
         raise ValueError(f"votes for unknown keys {sorted(strange)}; there are {KEYS}.")
@@ -143,9 +138,8 @@ def evaluate_selection(
 ) -> dict[str, Any]:
     """alpha over all instructions, and per pair; None or no such id is counted missing.
 
-    Returns:
-      `{"alpha": Mean, "alphas": {pair: Mean}, "chosen": {key: count}, "defaulted": how
-      many told nothing and count as "t"}`.
+    Returns `{"alpha": Mean, "alphas": {pair: Mean}, "chosen": {key: count},
+    "defaulted": how many told nothing and count as "t"}`.
     """
     picks = [(row, chosen.get(row.id)) for row in rows]
     pairs = [s and pair_alphas(s.key, row.votes) for row, s in picks]
@@ -176,35 +170,6 @@ class Output:
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def produce(
-    id: str, selection: Selection, generators: Mapping[Modality, Generator]
-) -> Output:
-    """Have the chosen media made by outside generators; the text is the model's own.
-
-    A generator that is not there, gives None, or raises OSError or ValueError leaves its
-    part out, and the reason in `problems`.
-    """
-    parts, lacking = {}, {}
-    for modality, text in selection.fields.items():
-        name = {"text": "T", "image": "V", "audio": "A"}[modality]
-        if modality == "text":
-            parts[name] = Part("text", text=text)
-            continue
-        if modality not in generators:
-            lacking[name] = f"no generator for {modality}"
-            continue
-        try:
-            part = generators[modality](text)
-        except (OSError, ValueError) as error:
-            lacking[name] = f"the {modality} generator failed: {error}"
-            continue
-        if part is None:
-            lacking[name] = f"the {modality} generator made nothing"
-        else:
-            parts[name] = part
-    return Output(id, parts, lacking)
-
-
 def evaluate_synergy(
     outputs: Sequence[Output],
     scorer: Scorer,
@@ -217,24 +182,19 @@ def evaluate_synergy(
     A pair with a part missing, or whose scorer gives None or NaN, is counted and left
     out.
 
-    Returns:
-      `{"synergy": {pair: Mean}, "problems": {reason: count}, "rows": {...}}`.
+    Returns `{"synergy": {pair: Mean}, "problems": {reason: count}, "rows": {...}}`.
 
-    Raises:
-      ValueError: a score outside 0..1 (a reward without its sigmoid).
+    Raises ValueError: a score outside 0..1 (a reward without its sigmoid).
     """
 
     def ask(some):
         return {output.id: _fit(output, scorer) for output in some}
 
-    rows = evaluate_rows(
-        outputs,
-        ask,
-        path,
-        settings=settings,
-        stamp=lambda output: fingerprint(*(output.parts.get(n) for n in "TVA")),
-        batch_size=1,
-    )
+    def stamp(output):
+        return digest([output.parts.get(name) for name in "TVA"])
+
+    how = {"settings": settings, "stamp": stamp, "batch_size": 1}
+    rows = evaluate_rows(outputs, ask, path, **how)
     lacking = collections.Counter(r for o in outputs for r in o.problems.values())
     means = {p: scores.mean(row.get(p) for row in rows.values()) for p in scores.PAIRS}
     return {"synergy": means, "problems": dict(lacking), "rows": rows}

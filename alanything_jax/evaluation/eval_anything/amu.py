@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alanything_jax.data.files import digest
 from alanything_jax.evaluation.eval_anything import scores
-from alanything_jax.evaluation.eval_anything.run import evaluate_rows, fingerprint
+from alanything_jax.evaluation.eval_anything.run import evaluate_rows, judged
 from alanything_jax.evaluation.eval_anything.templates import (
     Templates,
     parse_grade,
@@ -77,9 +78,8 @@ def judge_question(item: Item, response: str, templates: Templates) -> Question:
         question=item.question, references=references, response=quoted(response)
     )
     messages = ("system", rubric), ("user", user)
-    return Question(
-        item.id, tuple(Message(role, (Part("text", text=t),)) for role, t in messages)
-    )
+    said = (Message(role, (Part("text", text=t),)) for role, t in messages)
+    return Question(item.id, tuple(said))
 
 
 def evaluate(
@@ -96,48 +96,37 @@ def evaluate(
     An empty response gets 1 without asking. No response (None, or its id is not there), a
     judge that failed and a reply without a grade are no score: counted, and left out.
 
-    Returns:
-      `{"amu": S or None, "dimensions": {name: Mean}, "problems": {reason: count}, "rows":
-      {id: {"score", "reply"} or {"error"}}}`.
+    Returns `{"amu": S or None, "dimensions": {name: Mean}, "problems": {reason: count},
+    "rows": {id: {"score", "reply"} or {"error"}}}`.
 
-    Raises:
-      ValueError: responses to items that are not there.
+    Raises ValueError: responses to items that are not there.
     """
     if strange := set(responses) - {item.id for item in items}:
         raise ValueError(f"responses to unknown items: {sorted(strange)[:5]}.")
 
-    def ask(some):
-        answered = [item for item in some if (responses.get(item.id) or "").strip()]
-        replies = judge(
-            [judge_question(item, responses[item.id], templates) for item in answered]
-        )
-        results = {}
-        for item in some:
-            if responses.get(item.id) is None:
-                results[item.id] = {"error": "no response"}
-            elif item.id not in replies:
-                results[item.id] = {"score": LOWEST, "problem": "empty response"}
-            else:
-                results[item.id] = graded(replies[item.id])
-        return results
+    def decided(item):
+        if (said := responses.get(item.id)) is None:
+            return {"error": "no response"}
+        return None if said.strip() else {"score": LOWEST, "problem": "empty response"}
 
     rows = evaluate_rows(
         items,
-        ask,
+        judged(
+            judge,
+            decided,
+            lambda item: judge_question(item, responses[item.id], templates),
+            lambda item, reply: graded(reply),
+        ),
         path,
         settings=settings,
-        stamp=lambda item: fingerprint(responses.get(item.id)),
+        stamp=lambda item: digest(responses.get(item.id)),
     )
-    means = {
-        name: scores.mean(rows[i.id].get("score") for i in items if i.dimension == name)
-        for name in scores.DIMENSIONS
-    }
-    return {
-        "amu": scores.amu(means),
-        "dimensions": means,
-        "problems": problems(rows.values()),
-        "rows": rows,
-    }
+    graded_by = {name: [] for name in scores.DIMENSIONS}
+    for item in items:
+        graded_by[item.dimension].append(rows[item.id].get("score"))
+    means = {name: scores.mean(some) for name, some in graded_by.items()}
+    found = {"amu": scores.amu(means), "dimensions": means}
+    return found | {"problems": problems(rows.values()), "rows": rows}
 
 
 def graded(reply) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alanything_jax.data.files import digest
 from alanything_jax.evaluation.eval_anything import scores
 from alanything_jax.evaluation.eval_anything.amu import graded, problems
-from alanything_jax.evaluation.eval_anything.run import evaluate_rows, fingerprint
+from alanything_jax.evaluation.eval_anything.run import evaluate_rows, judged
 from alanything_jax.evaluation.eval_anything.templates import Templates, quoted
 from alanything_jax.rewards.judge import Judge, Question
 from alanything_jax.schema import Message, Modality, Part
@@ -60,20 +61,16 @@ def follow_question(
 ) -> Question:
     """What a judge is asked to grade one output by its modality's rubric.
 
-    Raises:
-      ValueError: the modality has no rubric: it needs multiple-choice questions.
+    Raises ValueError: the modality has no rubric: it needs multiple-choice questions.
     """
     fields = {"prompt": instruction.prompt}
     if instruction.modality == "text":
-        text = templates["follow_text"].substitute(
-            fields, response=quoted(output.text or "")
-        )
+        fields["response"] = quoted(output.text or "")
+        text = templates["follow_text"].substitute(fields)
         parts = (Part("text", text=text),)
     elif instruction.modality == "image":
-        parts = (
-            output,
-            Part("text", text=templates["follow_image"].substitute(fields)),
-        )
+        text = templates["follow_image"].substitute(fields)
+        parts = (output, Part("text", text=text))
     else:
         raise ValueError(
             f"instruction {instruction.id}: {instruction.modality} has no rubric; give "
@@ -86,9 +83,8 @@ def choice_question(
     id: str, choice: Choice, output: Part, templates: Templates
 ) -> Question:
     """A multiple-choice question about an output, for a judge that hears or sees it."""
-    text = templates["follow_choice"].substitute(
-        question=choice.question, options=choice.options
-    )
+    fields = {"question": choice.question, "options": choice.options}
+    text = templates["follow_choice"].substitute(fields)
     return Question(id, (Message("user", (output, Part("text", text=text))),))
 
 
@@ -126,8 +122,7 @@ def evaluate_following(
     An output that is not there (None, or no such id), a failed judge and a reply that
     cannot be read are no score: counted, and left out. An empty text gets 1.
 
-    Returns:
-      `{"follow": {modality: Mean}, "problems": {reason: count}, "rows": {...}}`.
+    Returns `{"follow": {modality: Mean}, "problems": {reason: count}, "rows": {...}}`.
 
     Raises:
       ValueError: outputs of another modality than asked for, or for unknown instructions.
@@ -138,58 +133,40 @@ def evaluate_following(
             raise ValueError(f"an output for the unknown instruction {id!r}.")
         if output is not None and output.kind != by_id[id].modality:
             raise ValueError(f"{id}: asked {by_id[id].modality}, given {output.kind}.")
-    checks = [
-        _Check(f"{i.id}/{choice.id}" if choice else i.id, i, choice)
-        for i in instructions
-        for choice in i.choices or (None,)
-    ]
+    asked = [(i, choice) for i in instructions for choice in i.choices or (None,)]
+    checks = [_Check(f"{i.id}/{c.id}" if c else i.id, i, c) for i, c in asked]
 
-    def ask(some):
-        results, questions = {}, []
-        for check in some:
-            output = outputs.get(check.instruction.id)
-            if output is None:
-                missing = f"no {check.instruction.modality} output"
-                results[check.id] = {"error": missing}
-            elif output.kind == "text" and not (output.text or "").strip():
-                results[check.id] = {"score": 1, "problem": "empty output"}
-            elif check.choice:
-                questions.append(
-                    choice_question(check.id, check.choice, output, templates)
-                )
-            else:
-                questions.append(follow_question(check.instruction, output, templates))
-        replies = judge(questions) if questions else {}
-        for check in some:
-            if check.id not in results:
-                results[check.id] = _scored(replies[check.id], check.choice)
-        return results
+    def decided(check):
+        output = outputs.get(check.instruction.id)
+        if output is None:
+            return {"error": f"no {check.instruction.modality} output"}
+        empty = output.kind == "text" and not (output.text or "").strip()
+        return {"score": 1, "problem": "empty output"} if empty else None
 
-    rows = evaluate_rows(
-        checks,
-        ask,
-        path,
-        settings=settings,
-        stamp=lambda check: fingerprint(outputs.get(check.instruction.id)),
-    )
-    modalities = dict.fromkeys(i.modality for i in instructions)
-    means = {
-        modality: scores.mean(
-            rows[c.id].get("score")
-            for c in checks
-            if c.instruction.modality == modality
-        )
-        for modality in modalities
-    }
+    def question(check):
+        output = outputs[check.instruction.id]
+        if check.choice:
+            return choice_question(check.id, check.choice, output, templates)
+        return follow_question(check.instruction, output, templates)
+
+    def stamp(check):
+        return digest(outputs.get(check.instruction.id))
+
+    ask = judged(judge, decided, question, _scored)
+    rows = evaluate_rows(checks, ask, path, settings=settings, stamp=stamp)
+    by_kind: dict[str, list] = {i.modality: [] for i in instructions}
+    for check in checks:
+        by_kind[check.instruction.modality].append(rows[check.id].get("score"))
+    means = {kind: scores.mean(some) for kind, some in by_kind.items()}
     return {"follow": means, "problems": problems(rows.values()), "rows": rows}
 
 
-def _scored(reply, choice):
-    if choice is None or reply.text is None:
+def _scored(check, reply):
+    if check.choice is None or reply.text is None:
         return graded(reply)
     picked = parse_choice(reply.text)
     if picked is None:
         problem = "the judge picked no option"
         return {"score": None, "reply": reply.text, "problem": problem}
-    right = picked == choice.answer.strip().upper()
+    right = picked == check.choice.answer.strip().upper()
     return {"score": 10 if right else 0, "reply": reply.text}

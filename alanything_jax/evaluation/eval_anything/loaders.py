@@ -14,11 +14,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alanything_jax.data import sources
+from alanything_jax.data import media, sources
 from alanything_jax.data.encode import BadRecord
 from alanything_jax.data.formats.common import need
 from alanything_jax.data.quarantine import Quarantine
@@ -35,11 +35,6 @@ Row = Mapping[str, Any]
 T = TypeVar("T")
 
 MAX_MEDIA_BYTES = 512 << 20
-SUFFIXES = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
-    "video": (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"),
-    "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
-}
 AMU_FIELDS = ("question_id", "question", "evaluation_dimension", "annotations")
 MEDIA_FIELDS = {
     "visual_modality_path": ("image", "video"),
@@ -50,8 +45,7 @@ MEDIA_FIELDS = {
 def load_amu(root: str | Path, quarantine: Quarantine) -> list[Item]:
     """The items of `<root>/config.json`; their media are parts with a path in `uri`.
 
-    Raises:
-      FileNotFoundError, ValueError: no config.json, or not a list.
+    Raises FileNotFoundError, ValueError: no config.json, or not a list.
     """
     root = Path(root)
     return _read(root / "config.json", quarantine, lambda row: amu_item(row, root))
@@ -65,41 +59,26 @@ def amu_item(row: Row, root: Path) -> Item:
     """
     dimension = re.sub(r"[\s_]+", "-", _text(row, "evaluation_dimension").lower())
     if dimension not in scores.DIMENSIONS:
-        raise BadRecord(
-            "evaluation_dimension",
-            f"{dimension!r} has no rubric; there are {scores.DIMENSIONS}.",
-        )
+        why = f"{dimension!r} has no rubric; there are {scores.DIMENSIONS}."
+        raise BadRecord("evaluation_dimension", why)
     annotations = need(row, "annotations")
     if not isinstance(annotations, list) or not annotations:
         raise BadRecord("annotations", "a list of people's answers is needed.")
-    references = tuple(
-        _reference(a, f"annotations[{n}]") for n, a in enumerate(annotations)
-    )
+    given = enumerate(annotations)
+    references = tuple(_reference(a, f"annotations[{n}]") for n, a in given)
     for sense in ("visual", "auditory"):
         if not any(getattr(reference, sense) for reference in references):
             raise BadRecord(f"annotations[*].keywords.{sense}", "none has a keyword.")
-    media = tuple(
-        media_part(root, _text(row, field), kinds, field)
-        for field, kinds in MEDIA_FIELDS.items()
-    )
-    return Item(
-        str(need(row, "question_id")),
-        _text(row, "question"),
-        media,
-        dimension,
-        references,
-        _others(row, *AMU_FIELDS, *MEDIA_FIELDS),
-    )
+    named = [(_text(row, f), kinds, f) for f, kinds in MEDIA_FIELDS.items()]
+    shown = tuple(media_part(root, *place) for place in named)
+    id, question = str(need(row, "question_id")), _text(row, "question")
+    others = _others(row, *AMU_FIELDS, *MEDIA_FIELDS)
+    return Item(id, question, shown, dimension, references, others)
 
 
 def _reference(annotation, field):
-    if not isinstance(annotation, Mapping):
-        raise BadRecord(field, f"expected answer and keywords, got {annotation!r:.60}")
-    keywords = _under(field, annotation, "keywords")
-    if not isinstance(keywords, Mapping):
-        raise BadRecord(
-            f"{field}.keywords", f"expected a mapping, got {keywords!r:.60}"
-        )
+    annotation = _mapping(annotation, field)
+    keywords = _mapping(_under(field, annotation, "keywords"), f"{field}.keywords")
     senses = []
     for sense in ("visual", "auditory"):
         words = _under(f"{field}.keywords", keywords, sense)
@@ -107,10 +86,13 @@ def _reference(annotation, field):
         if not isinstance(words, list):
             raise BadRecord(f"{field}.keywords.{sense}", f"no list: {words!r:.60}")
         senses.append(tuple(str(word).strip() for word in words if str(word).strip()))
-    answer = _under(field, annotation, "answer")
-    if not isinstance(answer, str) or not answer.strip():
-        raise BadRecord(f"{field}.answer", "empty, or no text.")
-    return Reference(answer, *senses)
+    return Reference(_text(annotation, "answer", f"{field}.answer"), *senses)
+
+
+def _mapping(value, field):
+    if not isinstance(value, Mapping):
+        raise BadRecord(field, f"no mapping of fields: {value!r:.60}")
+    return value
 
 
 def _under(prefix, value, name):
@@ -124,24 +106,21 @@ def media_part(
 ) -> Part:
     """A part for a file under `root`, which is not opened; its kind by its ending.
 
-    Raises:
-      BadRecord: outside `root` (links count where they lead), absent, empty, too large, or
-        of another kind.
+    Raises BadRecord: outside `root` (links count where they lead), absent, empty, too
+    large, or of another kind.
     """
     base = Path(root).resolve()
     path = (base / name).resolve()
     if not path.is_relative_to(base) or Path(name).is_absolute():
         raise BadRecord(field, f"{name!r} leads out of {base}; not read.")
     if not path.is_file():
-        raise BadRecord(
-            field, f"no file {name!r} in {base}; unpack the archives there."
-        )
+        raise BadRecord(field, f"no file {name!r} in {base}: unpack its archives.")
     if not 0 < (size := path.stat().st_size) <= MAX_MEDIA_BYTES:
         raise BadRecord(field, f"{name!r} has {size} bytes, not 1..{MAX_MEDIA_BYTES}.")
     for kind in kinds:
-        if path.suffix.lower() in SUFFIXES[kind]:
+        if path.suffix.lower() in media.SUFFIXES[kind]:
             return Part(kind, uri=str(path))
-    allowed = [suffix for kind in kinds for suffix in SUFFIXES[kind]]
+    allowed = [suffix for kind in kinds for suffix in media.SUFFIXES[kind]]
     raise BadRecord(field, f"{name!r} ends in none of {allowed}.")
 
 
@@ -153,8 +132,7 @@ def load_following(
     The published rows hold one question each; those of one prompt_id become one
     instruction.
 
-    Raises:
-      FileNotFoundError, ValueError: no such file, or several.
+    Raises FileNotFoundError, ValueError: no such file, or several.
     """
     path = _only_file(Path(root), f"{modality}_instruct")
     merged: dict[str, Instruction] = {}
@@ -179,14 +157,12 @@ def load_following(
 def instruction(row: Row, modality: Modality) -> Instruction:
     """One row of EvalAnything-InstructionFollowing.
 
-    Raises:
-      BadRecord: audio or video without a question, or a field missing.
+    Raises BadRecord: audio or video without a question, or a field missing.
     """
     id, prompt = str(need(row, "prompt_id")), _text(row, "prompt")
     if modality in ("text", "image"):
-        return Instruction(
-            id, modality, prompt, extra=_others(row, "prompt_id", "prompt")
-        )
+        extra = _others(row, "prompt_id", "prompt")
+        return Instruction(id, modality, prompt, extra=extra)
     given = str(need(row, "answer"))
     answer = parse_choice(given)
     if answer is None:
@@ -212,8 +188,7 @@ def _options(value):
 def load_selection(root: str | Path, quarantine: Quarantine) -> list[amg.Votes]:
     """The instructions and votes of EvalAnything-Selection_Synergy.
 
-    Raises:
-      FileNotFoundError, ValueError: no parquet table, or several.
+    Raises FileNotFoundError, ValueError: no parquet table, or several.
     """
     return _read(_only_file(Path(root), "", (".parquet",)), quarantine, votes)
 
@@ -221,8 +196,7 @@ def load_selection(root: str | Path, quarantine: Quarantine) -> list[amg.Votes]:
 def votes(row: Row) -> amg.Votes:
     """One row of EvalAnything-Selection_Synergy.
 
-    Raises:
-      BadRecord: a field missing, or votes that are no distribution.
+    Raises BadRecord: a field missing, or votes that are no distribution.
     """
     given = need(row, "selection")
     try:
@@ -244,9 +218,7 @@ def _read(path: Path, quarantine: Quarantine, make: Callable[[Row], T]) -> list[
         try:
             if isinstance(row, Exception):
                 raise BadRecord("row", str(row))
-            if not isinstance(row, Mapping):
-                raise BadRecord("row", f"no mapping of fields: {row!r:.60}")
-            record = make(row)
+            record = make(_mapping(row, "row"))
             if record is not None and record.id in ids:
                 raise BadRecord("id", f"{record.id!r} is there twice.")
         except BadRecord as error:
@@ -262,7 +234,9 @@ def _only_file(root: Path, name: str, suffixes=sources.SUFFIXES) -> Path:
     """The one file for `name` at or under a path."""
     if root.is_file():
         return root
-    found = list(_candidates(root, name, suffixes))
+    files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix in suffixes]
+    inside = [p for p in files if name in (*p.relative_to(root).parts[:-1], p.stem)]
+    found = inside if name else files
     if not found:
         raise FileNotFoundError(f"{root} holds no {name or 'table'} in {suffixes}.")
     if len(found) > 1:
@@ -271,18 +245,10 @@ def _only_file(root: Path, name: str, suffixes=sources.SUFFIXES) -> Path:
     return found[0]
 
 
-def _candidates(root: Path, name: str, suffixes) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        place = path.relative_to(root)
-        inside = name in place.parts[:-1] or path.stem == name
-        if path.is_file() and path.suffix in suffixes and (inside or not name):
-            yield path
-
-
-def _text(row: Row, field: str) -> str:
-    value = need(row, field)
+def _text(row: Row, field: str, name: str = "") -> str:
+    value = row.get(field) if name else need(row, field)
     if not isinstance(value, str) or not value.strip():
-        raise BadRecord(field, f"needs text, got {value!r:.60}")
+        raise BadRecord(name or field, f"needs text, got {value!r:.60}")
     return value
 
 

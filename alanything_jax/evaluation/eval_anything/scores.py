@@ -42,13 +42,15 @@ class Mean:
         return f"{value} ({self.count} scored{lacking})"
 
 
+Score = float | Mean | None
+
+
 def mean(scores: Iterable[float | None]) -> Mean:
     """The mean of the scores that are there; None and NaN are counted as missing.
 
     Example: `mean([8, None, 4])` -> `Mean(6.0, count=2, missing=1)`.
 
-    Raises:
-      ValueError: an infinite score.
+    Raises ValueError: an infinite score.
     """
     scores = [None if s is None or math.isnan(s) else float(s) for s in scores]
     there = [score for score in scores if score is not None]
@@ -58,21 +60,19 @@ def mean(scores: Iterable[float | None]) -> Mean:
     return Mean(value, len(there), len(scores) - len(there))
 
 
-def amu(by_dimension: Mapping[str, float | Mean | None]) -> float | None:
+def amu(by_dimension: Mapping[str, Score]) -> float | None:
     """S_AMU, 1..10: every dimension weighs the same, however many items it has.
 
-    Raises:
-      ValueError: not exactly the four dimensions.
+    Raises ValueError where it is not exactly the four dimensions.
     """
     _exactly(by_dimension, DIMENSIONS, "dimensions")
-    values = [_value(by_dimension[name]) for name in DIMENSIONS]
-    return None if None in values else math.fsum(values) / len(values)
+    return _known(math.fsum(map(_number, by_dimension.values())) / len(DIMENSIONS))
 
 
 def amg_printed(
-    follow: Mapping[str, float | Mean | None],
-    synergy: Mapping[str, float | Mean | None],
-    alphas: Mapping[str, float | Mean | None],
+    follow: Mapping[str, Score],
+    synergy: Mapping[str, Score],
+    alphas: Mapping[str, Score],
 ) -> float | None:
     """S_AMG by the formula as printed: each pair under its own alpha.
 
@@ -82,41 +82,28 @@ def amg_printed(
       alphas: vote share of each pair, 0..1. A pair with alpha 0 adds 0, whether or not
         its other scores are there.
 
-    Raises:
-      ValueError: other keys, or a score outside its range.
+    Raises ValueError: other keys, or a score outside its range.
     """
     _exactly(alphas, PAIRS, "pairs of alphas")
-    total = 0.0
     terms = _terms(follow, synergy)
-    for pair in PAIRS:
-        alpha = _within(_value(alphas[pair]), 1.0, f"alpha of {pair}")
-        if alpha == 0:
-            continue
-        if alpha is None or terms[pair] is None:
-            return None
-        total += alpha * terms[pair]
-    return total
+    shares = {p: _within(alphas[p], 1.0, f"alpha of {p}") for p in PAIRS}
+    return _known(math.fsum(shares[p] * terms[p] for p in PAIRS if shares[p] != 0))
 
 
 def amg_table(
-    follow: Mapping[str, float | Mean | None],
-    synergy: Mapping[str, float | Mean | None],
-    alpha: float | Mean | None,
+    follow: Mapping[str, Score], synergy: Mapping[str, Score], alpha: Score
 ) -> float | None:
     """S_AMG as the published table has it: one alpha, the column "Select", for all pairs.
 
     Arguments and errors as in `amg_printed`.
     """
-    terms = list(_terms(follow, synergy).values())
-    share = _within(_value(alpha), 1.0, "alpha")
-    return None if share is None or None in terms else share * math.fsum(terms)
+    terms = _terms(follow, synergy).values()
+    return _known(_within(alpha, 1.0, "alpha") * math.fsum(terms))
 
 
 def overall(amu_score: float | None, amg_score: float | None) -> float | None:
     """The mean of both halves; None where one is not there."""
-    if amu_score is None or amg_score is None:
-        return None
-    return (amu_score + amg_score) / 2
+    return _known((_number(amu_score) + _number(amg_score)) / 2)
 
 
 def vision(image: Mean, video: Mean) -> Mean:
@@ -124,9 +111,9 @@ def vision(image: Mean, video: Mean) -> Mean:
 
     The paper does not say how its column V joins them.
     """
-    there = [kind for kind in (image, video) if kind.value is not None]
-    value = math.fsum(kind.value for kind in there) / len(there) if there else None
-    return Mean(value, image.count + video.count, image.missing + video.missing)
+    joined = mean(kind.value for kind in (image, video))
+    missing = image.missing + video.missing
+    return Mean(joined.value, image.count + video.count, missing)
 
 
 def summary(
@@ -149,25 +136,27 @@ def summary(
 
 
 def _terms(follow, synergy):
-    """Per pair (S_i + S_j) / 2 * S_ij, None where one of the three is not there."""
+    """Per pair (S_i + S_j) / 2 * S_ij."""
     _exactly(follow, ("T", "V", "A"), "modalities of instruction following")
     _exactly(synergy, PAIRS, "pairs of synergy")
-    level = {k: _within(_value(v), 10.0, f"S_{k}") for k, v in follow.items()}
-    terms = {}
-    for pair in PAIRS:
-        one, two = (level[name] for name in pair)
-        together = _within(_value(synergy[pair]), 1.0, f"synergy of {pair}")
-        lacking = one is None or two is None or together is None
-        terms[pair] = None if lacking else (one + two) / 2 * together
-    return terms
+    level = {name: _within(s, 10.0, f"S_{name}") for name, s in follow.items()}
+    fit = {pair: _within(s, 1.0, f"synergy of {pair}") for pair, s in synergy.items()}
+    return {p: (level[p[0]] + level[p[1]]) / 2 * fit[p] for p in PAIRS}
 
 
-def _value(score):
-    return score.value if isinstance(score, Mean) else score
+def _number(score):
+    """NaN for what is not there: it spreads through sums as None should."""
+    value = score.value if isinstance(score, Mean) else score
+    return math.nan if value is None else value
 
 
-def _within(value, high, name):
-    if value is not None and not 0 <= value <= high:
+def _known(value):
+    return None if math.isnan(value) else value
+
+
+def _within(score, high, name):
+    value = _number(score)
+    if value < 0 or value > high:
         raise ValueError(f"{name} is {value}, not within 0..{high:g}.")
     return value
 
