@@ -14,7 +14,7 @@ from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.step import Compute
 
 MODEL = ModelSource(path="playground:96x4", compute_dtype="mixed")
-COMPUTE = Compute(row_tokens=144, rows_per_microbatch=30, attention="dense")
+COMPUTE = Compute(row_tokens=128, rows_per_microbatch=30, attention="dense")
 
 
 def config() -> LLF:
@@ -22,7 +22,7 @@ def config() -> LLF:
     base = Experiment(
         name="base",
         model=MODEL,
-        data=Data("playground:lessons/30000", heldout_groups=256, max_group_tokens=144),
+        data=Data("playground:lessons/30000", heldout_groups=256, max_group_tokens=128),
         algorithm=SFT(),
         optimizer=Optimizer("muon", learning_rate=5e-3, warmup_steps=20, b2=0.98),
         train=Train(steps=1600, groups_per_step=64, checkpoint_every=100),
@@ -36,7 +36,7 @@ def config() -> LLF:
             view="critiques",
             templates="playground",
             heldout_groups=256,
-            max_group_tokens=144,
+            max_group_tokens=128,
         ),
         algorithm=Critique(per_token=True),
         optimizer=Optimizer("muon", learning_rate=3e-3, warmup_steps=10, b2=0.98),
@@ -46,7 +46,7 @@ def config() -> LLF:
     align = Experiment(
         name="align",
         model=MODEL,
-        data=Data("set by the pipeline", max_group_tokens=144),
+        data=Data("set by the pipeline", max_group_tokens=128),
         algorithm=DPO(beta=0.1, nll_weight=1.0),
         optimizer=Optimizer(learning_rate=3e-5, warmup_steps=5, b2=0.98),
         train=Train(steps=100, groups_per_step=32, checkpoint_every=50),
@@ -61,7 +61,7 @@ def config() -> LLF:
         templates="playground",
         verify="none",
         max_new_tokens=48,
-        max_critique_tokens=64,
+        max_critique_tokens=48,
         shard_rows=256,
         max_pairs=1000,
     )

@@ -1,6 +1,6 @@
 """Clips: shapes that cross a grid of 3 x 3 cells in three frames, and may change colour.
 
-red circle moves right along outer turning blue and green square moves up along middle
+red circle moves right outer turning blue and green square moves up middle
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def say(clip: Clip) -> str:
 def say_mover(m: Mover) -> str:
     """One mover in words."""
     turning = f" turning {m.turning}" if m.turning else ""
-    return f"{m.colour} {m.shape} moves {m.direction} along {m.lane}{turning}"
+    return f"{m.colour} {m.shape} moves {m.direction} {m.lane}{turning}"
 
 
 def see(codes: np.ndarray, most: int = 3) -> str:

@@ -21,10 +21,10 @@ DIMENSIONS = ("kind", "object", "number", "place")
 _WORDS = """
 a an the and then with from to of in is are it this that there now , . : ? !
 draw paint sketch picture show me describe tell what you see hear watch play compose tune
-notes note animate clip make moves turning along change move remove add i want would like
+notes note animate clip make moves turning change move remove add i want would like
 both please done phrase missing extra wrong not no should be starts said
 verdict good bad critique check improve answer again fix better which first second
-use feedback text image audio video compare many turns shows nothing wanted ok but
+use feedback text image audio video compare many turns shows nothing wanted but
 """
 
 PICTURE = Palette("image", 4, 4, 1)

@@ -132,7 +132,7 @@ def critique(verdict: Verdict, dimension: str | None = None) -> str:
     verdict at once, it learns none (kappa 0.00 after 2,000 steps, measured).
 
     Example:
-      "shows three red circles left . wanted two but three red ok circle ok left ok .
+      "shows three red circles left . wanted two but three red circle left .
       verdict bad .", and of a dimension
       "shows three red circles left . wanted two but three . number bad ."
     """

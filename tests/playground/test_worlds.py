@@ -58,7 +58,7 @@ def test_words_by_hand():
         "three short notes up from do then two long notes same from so"
     )
     clip = Clip((Mover("red", "circle", "right", "outer", "blue"),))
-    assert clips.say(clip) == "red circle moves right along outer turning blue"
+    assert clips.say(clip) == "red circle moves right outer turning blue"
     # What a text does not say is None.
     assert pictures.read("red") == Scene((Item(None, "red", None, None),))
     assert tunes.read("notes up") == Tune((Phrase(None, None, "up", None),))
