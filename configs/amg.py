@@ -9,8 +9,7 @@ start a judge with OpenAI's interface that sees pictures and clips and hears sou
 A model that makes its media itself is asked as it is. For one that writes text only, as in
 the paper's table, set `agent=True` and `generators=(("image", DIR), ("audio", DIR), ...)`.
 S_AMG needs `scorer`, a reward model of outputs that fit; the overall score needs a finished
-run of configs/amu.py. `--tiny` tries it with made-up records, a random model and a judge
-whose grades mean nothing, in a minute on two cores.
+run of configs/amu.py. It has no `--tiny`: it needs the data.
 """
 
 from alanything_jax.hub.source import ModelSource

@@ -9,8 +9,7 @@ First get the data (1 GB) and unpack its archives in the same folder:
 
 and start a judge with OpenAI's interface (vLLM, SGLang, llama.cpp, a provider), or give
 `--judge.url "" --judge.model DIR` for a model in this process. The judge reads text only.
-Cost: an answer and a judgement a question. `--tiny` tries it all with made-up records, a
-random model and a judge whose grades mean nothing, in half a minute on two cores.
+Cost: an answer and a judgement a question. It has no `--tiny`: it needs the data.
 """
 
 from alanything_jax.hub.source import ModelSource

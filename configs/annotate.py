@@ -6,7 +6,7 @@ The judge is a server with OpenAI's interface, or, with `--judge.url "" --judge.
 model in this process. Per record of two answers it is asked about 2 x 5 grades, 2 x 5
 choices, 2 criticisms and 2 overall choices. `--label-studio` also writes tasks for people,
 `--annotated FILE` reads Label Studio's JSON export of them back, and says how often people
-and judge agree. `--tiny` tries it with random models and a judge without meaning.
+and judge agree. It has no `--tiny`: it needs a judge.
 """
 
 from alanything_jax.pipelines.annotate import Annotate

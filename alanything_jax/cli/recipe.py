@@ -62,7 +62,13 @@ def parse(
     if "--tiny" in argv:
         argv.remove("--tiny")
         whole = isinstance(experiment, recipes.Experiment)
-        experiment = recipes.tiny(experiment) if whole else experiment.tiny()
+        small = recipes.tiny if whole else getattr(type(experiment), "tiny", None)
+        if small is None:
+            raise ValueError(
+                f"{path} has no tiny form: it needs data, models and a judge of its own. "
+                "Run it without --tiny."
+            )
+        experiment = small(experiment)
     run_dir = _take(argv, "--run-dir")
     return Call(override(experiment, argv, f"alanything {verb} CONFIG"), run_dir)
 

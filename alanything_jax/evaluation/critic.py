@@ -39,7 +39,7 @@ def judge(
     examples: Sequence[Example],
     words: views.Templates,
     dimension: str | None = None,
-    max_new_tokens: int = 32,
+    max_new_tokens: int = 48,
     batch_size: int = 256,
 ) -> list[Judged]:
     """Critiques of each example's first response, overall or of one dimension."""

@@ -23,7 +23,6 @@ DTYPES = {
     "U8": np.dtype("uint8"),
     "BOOL": np.dtype("bool"),
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def header(path: Path) -> dict[str, dict[str, Any]]:
@@ -137,8 +136,3 @@ def write(
             json.dumps(index, indent=2, sort_keys=True) + "\n"
         )
     return index
-
-
-def dtype_name(dtype: Any) -> str:
-    """Safetensors' name of a numpy dtype."""
-    return _NAMES[np.dtype(dtype)]

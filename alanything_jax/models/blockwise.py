@@ -8,8 +8,6 @@ itself, so nothing is assumed of the order of tokens in a row.
 
 from __future__ import annotations
 
-import functools
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -146,10 +144,3 @@ def _no_gradient(x):
 
 
 _attend_row.defvjp(_save, _backward)
-
-
-@functools.partial(jax.jit, static_argnames="block")
-def visited_share(mask: jax.Array, block: int) -> jax.Array:
-    """Scalar: the share of a mask's blocks that are computed at all."""
-    planned = plan(mask, block)
-    return jnp.mean(planned.count / planned.visits.shape[-1])

@@ -69,9 +69,3 @@ class DecoderConfig:
                 f"window_layers has {len(self.window_layers)} entries for "
                 f"{self.num_layers} layers: give one per layer, or none."
             )
-
-
-def num_matmul_parameters(cfg: DecoderConfig) -> int:
-    """Parameters that multiply every token: all but the embedding and head tables."""
-    attention = cfg.width * cfg.head_width * 2 * (cfg.num_heads + cfg.num_kv_heads)
-    return cfg.num_layers * (attention + 3 * cfg.width * cfg.ffw_width)

@@ -17,7 +17,6 @@ from alanything_jax.data.encode import BadRecord
 from alanything_jax.data.formats import label_studio_tasks
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.evaluation import agreement
-from alanything_jax.experiment import tiny_model
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.pipelines import asking
@@ -53,19 +52,6 @@ class Annotation:
     label_studio: bool = False
     annotated: tuple[str, ...] = ()
 
-    def tiny(self) -> Annotation:
-        """The same on generated prompts, by random models and a judge without meaning."""
-        many = {"prompts": "generated", "format": "auto", "columns": ()}
-        stages = dataclasses.replace(self.stages, **many, max_bad_share=0.5)
-        random = tiny_model(ModelSource(""))
-        return dataclasses.replace(
-            self,
-            stages=stages,
-            models=tuple((name, random) for name, _ in self.models),
-            judge=asking.JudgeSource(asking.STAND_IN),
-            max_new_tokens=24,
-        )
-
 
 def annotate_recipe(
     recipe: Annotation,
@@ -85,13 +71,13 @@ def annotate_recipe(
     dataset, tasks, human = made
     if not dataset.exists():
         source = recipe.stages.prompts
-        if ":" not in source and source != "generated" and not Path(source).exists():
+        if ":" not in source and not Path(source).exists():
             raise FileNotFoundError(
                 f"stages.prompts is {source!r}, where there is nothing. Give --stages."
-                "prompts a .json, .jsonl or .parquet file, a converted data set, "
-                '"playground:prompts/COUNT" or "generated".'
+                "prompts a .json, .jsonl or .parquet file, a converted data set, or "
+                '"playground:prompts/COUNT".'
             )
-        judge = asking.open_judge(recipe.judge, run / "replies")
+        judge = asking.open_judge(recipe.judge)
         said = dataclasses.replace(recipe, judge=asking.named(recipe.judge))
         open_run(run, said, _FREE)
         writers = {name: _writer(recipe, name, path) for name, path in recipe.models}

@@ -17,10 +17,9 @@ from typing import Any
 
 from alanything_jax import schema
 from alanything_jax.data.files import digest, lines, write_aside, write_json
-from alanything_jax.evaluation import bradley_terry
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource
-from alanything_jax.pipelines import arena_page, arena_report, asking
+from alanything_jax.pipelines import arena_report, asking
 from alanything_jax.pipelines.arena_battle import (
     TEMPLATES,
     Battle,
@@ -46,11 +45,10 @@ class Arena:
       judge: compares two answers; or `rule`, (example, response) -> score, decides, for
         prompts that are Examples, such as the playground's oracle.
       judge_name: goes into every battle as the one who judged.
-      templates: a folder with `system.txt` and `question.txt`; None = ours.
       batch_size: prompts answered, and battles judged, in one call.
       give_up_after: stop asking when so many calls in a row had no answer at all.
       max_new_tokens, sampling: for models given by path.
-      tie_model, prior, resamples, level: see `evaluation.bradley_terry`.
+      prior, resamples, level: see `evaluation.bradley_terry`.
     """
 
     models: Mapping[str, Model | str] | tuple[tuple[str, Model | str], ...]
@@ -61,12 +59,10 @@ class Arena:
     judge_name: str = "judge"
     both_orders: bool = True
     seed: int = 0
-    templates: Path | None = None
     batch_size: int = 16
     give_up_after: int = 3
     max_new_tokens: int = 256
     sampling: Sampling = Sampling(temperature=0.0)
-    tie_model: bradley_terry.TieModel = "half"
     prior: float = 1.0
     resamples: int = 1000
     level: float = 0.95
@@ -106,9 +102,8 @@ def arena(
 ) -> dict[str, Any]:
     """Answer, judge, rate.
 
-    Returns the report, also written to `<run_dir>/report.json` beside `vote.html`,
-    where people vote on the same battles. `complete` is False while battles are left
-    that the judge did not answer: the same call asks them again.
+    Returns the report, also written to `<run_dir>/report.json`. `complete` is False while
+    battles are left that the judge did not answer: the same call asks them again.
 
     Raises:
       ValueError: the run directory belongs to another arena; a model gave no Response.
@@ -128,20 +123,12 @@ def arena(
     settled, failed = _judge(recipe, fights, run, say)
     names = [name for name, _ in recipe.contestants]
     answers = {at: answers[at] for at in itertools.product(names, prompts)}
-    options = ("tie_model", "prior", "resamples", "level", "seed")
+    options = ("prior", "resamples", "level", "seed")
     options = {name: getattr(recipe, name) for name in options}
     report = {"judge": recipe.judge_name}
     report |= arena_report.summarize(answers, fights, settled, failed, **options)
     write_json(run / "report.json", report)
-    page = {"seed": recipe.seed, "title": recipe.name}
-    arena_page.write_page(run / "vote.html", fights, **page)
     return report
-
-
-def battles(recipe: Arena, run_dir: str | Path) -> list[Battle]:
-    """Every pair of answers of a run directory, judged or not."""
-    prompts = _prompts(recipe)
-    return _pair(recipe, prompts, asking.kept(Path(run_dir) / "answers.jsonl"))
 
 
 # --- prompts and answers ---
@@ -161,8 +148,8 @@ def _prompts(recipe) -> dict[str, Prompt]:
 
 def _same_arena(path, recipe, prompts):
     """Models and prompts may be added to a run; what is there must stay as it was."""
-    folder = recipe.templates or TEMPLATES
-    texts = [(folder / f"{n}.txt").read_text("utf-8") for n in ("system", "question")]
+    names = "system.txt", "question.txt"
+    texts = [(TEMPLATES / name).read_text("utf-8") for name in names]
     ours = {
         "judge": {"": recipe.judge_name},
         "templates": {"": digest(texts)},
@@ -237,7 +224,6 @@ def _judge(recipe, fights, run, say):
 
 def _ask(recipe, some):
     """One record a battle; equal answers are a tie that nobody needs to judge."""
-    folder = recipe.templates or TEMPLATES
     records, asked = {}, {}
     for battle in some:
         record = {"id": battle.id, "prompt": battle.prompt_id}
@@ -251,7 +237,7 @@ def _ask(recipe, some):
         else:
             odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
             orders = (False, True) if recipe.both_orders else (odd,)
-            asked[battle.id] = {swap: question(battle, swap, folder) for swap in orders}
+            asked[battle.id] = {swap: question(battle, swap) for swap in orders}
     questions = [one for orders in asked.values() for one in orders.values()]
     replies = recipe.judge(questions) if questions else {}
     absent = Reply("", None, "the judge gave no reply to this question")

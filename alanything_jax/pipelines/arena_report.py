@@ -92,7 +92,7 @@ def _ratings(names, wins, ties, options):
     """Rows of the table, best first, and what a reader must know."""
     if not wins.any() and not ties.any():
         return [], ["No battle has an outcome, so nothing is rated."]
-    rated = bradley_terry.rate(wins, ties, names=names, **options)
+    rated = bradley_terry.rate(wins + ties / 2, names=names, **options)
     won, tied = wins.sum(axis=0), ties.sum(axis=0)
     rows = [
         {

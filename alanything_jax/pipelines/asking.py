@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from alanything_jax.schema import Message, Part, Response, parts_of
 from alanything_jax.training.run_dir import append
 
 Model = Callable[[list[Prompt]], Sequence[Response | None]]
-STAND_IN = "stand-in"
 
 
 class JudgeDown(RuntimeError):
@@ -35,7 +33,7 @@ class JudgeSource:
 
     Attributes:
       model: what `ModelSource.path` may name; with a `url`, the name the server knows it
-        by. "stand-in" answers in the form asked for and means nothing; for `--tiny`.
+        by.
       url: base address, such as `http://localhost:8000/v1`; "" = in this process.
       api_key_env: NAME of the environment variable with the server's key; "" = no key.
       max_tokens: of a reply.
@@ -60,18 +58,13 @@ def named(judge: JudgeSource | Judge) -> str:
     return str(judge) if isinstance(judge, JudgeSource) else type(judge).__name__
 
 
-def open_judge(source: JudgeSource | Judge, cache_dir: Path | None = None) -> Judge:
+def open_judge(source: JudgeSource | Judge) -> Judge:
     """The judge a source names; a server has answered once, a model is loaded when asked.
-
-    Args:
-      cache_dir: where a server's replies are kept.
 
     Raises JudgeDown: it cannot be asked; says what to change.
     """
     if not isinstance(source, JudgeSource):
         return _reading(source)
-    if source.model == STAND_IN:
-        return Local(lambda asked: [_stand_in(m[-1].text) for m in asked])
     try:
         if not source.url:
             sampling = Sampling(temperature=source.temperature)
@@ -80,8 +73,8 @@ def open_judge(source: JudgeSource | Judge, cache_dir: Path | None = None) -> Ju
             answer([])  # loads it
             local = Local(lambda asked: _texts(answer(asked)), name=source.model)
             return _reading(local)
-        judge = Endpoint(**dataclasses.asdict(source), cache_dir=cache_dir)
-        once = dataclasses.replace(judge, cache_dir=None, max_tries=2)
+        judge = Endpoint(**dataclasses.asdict(source))
+        once = dataclasses.replace(judge, max_tries=2)
         ready = Question("ready", user("Are you ready? Answer in one word."))
         error = once([ready])["ready"].error
         # No text at all, as from a model that thinks to its limit, is an answer too.
@@ -114,16 +107,6 @@ def _reading(judge) -> Judge:
         return dataclasses.replace(question, messages=tuple(messages))
 
     return lambda questions: judge(list(map(whole, questions)))
-
-
-def _stand_in(text):
-    """A reply in the form that the end of a question asks for; it means nothing."""
-    draw = zlib.crc32(text.encode())
-    fields = {"grade": str(draw % 4), "better": str(1 + draw % 2), "scope": "none"}
-    if wanted := re.findall(r"^<(\w+)>", text, re.MULTILINE):
-        said = ((name, fields.get(name, "no judge said this")) for name in wanted)
-        return "\n".join(f"<{name}>{value}</{name}>" for name, value in said)
-    return "[[A]]" if "[[B]]" in text else f"No judge said this. [[{1 + draw % 10}]]"
 
 
 def user(text: str) -> Prompt:

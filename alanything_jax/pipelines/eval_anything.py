@@ -25,7 +25,6 @@ from alanything_jax.evaluation.eval_anything import (
     amg,
     amu,
     following,
-    generated,
     loaders,
     scores,
     templates,
@@ -53,8 +52,7 @@ class AMU:
     """Understanding: questions over text, a picture or clip, and a sound.
 
     Attributes:
-      data: folder of EvalAnything-AMU: config.json, its media unpacked beside it; or
-        "generated", a few made-up records.
+      data: folder of EvalAnything-AMU: config.json, its media unpacked beside it.
       judge: grades answers against people's answers; it reads text only.
       max_bad_share: share of records that may be unusable.
     """
@@ -67,18 +65,14 @@ class AMU:
     sampling: Sampling = Sampling(temperature=0.0)
     max_bad_share: float = 0.05
 
-    def tiny(self) -> AMU:
-        """The same on made-up records: a random model, a judge without meaning."""
-        return _tiny(self, data="generated")
-
 
 @dataclasses.dataclass(frozen=True)
 class AMG:
     """Generation: choosing modalities, following instructions, outputs that fit.
 
     Attributes:
-      instructions: folder of EvalAnything-InstructionFollowing, or "generated".
-      selection: folder of EvalAnything-Selection_Synergy, or "generated".
+      instructions: folder of EvalAnything-InstructionFollowing.
+      selection: folder of EvalAnything-Selection_Synergy.
       model: makes its media itself; as an `agent` it writes instructions for
         `generators`, pairs of a modality and an HF directory, or a function from prompts
         to Responses.
@@ -103,17 +97,6 @@ class AMG:
     sampling: Sampling = Sampling(temperature=0.0)
     max_bad_share: float = 0.05
 
-    def tiny(self) -> AMG:
-        """The same on made-up records: a random model, a judge without meaning."""
-        made = {"instructions": "generated", "selection": "generated"}
-        return _tiny(self, **made, agent=False, generators=())
-
-
-def _tiny(recipe, **changes):
-    changes |= {"model": ModelSource("playground:48x1"), "sampling": Sampling()}
-    judge = JudgeSource(asking.STAND_IN)
-    return dataclasses.replace(recipe, **changes, judge=judge, max_new_tokens=24)
-
 
 def evaluate_amu(
     recipe: AMU, run_dir: str | Path | None = None, say: Callable[[str], None] = print
@@ -130,9 +113,7 @@ def evaluate_amu(
     """
     run = Path(run_dir or Path("runs") / recipe.name)
     aside = Quarantine(run / "quarantine.jsonl", recipe.max_bad_share)
-    items = generated.items()
-    if (place := _place(recipe, "data")) is not None:
-        items = loaders.load_amu(place, aside)
+    items = loaders.load_amu(_place(recipe, "data"), aside)
     judge, settings, words = _start(recipe, run, aside)
     answers = _answers(recipe, {item.id: item.prompt for item in items}, run, say)
     if not any(answers.values()):
@@ -155,12 +136,9 @@ def evaluate_amg(
     """Have outputs made, graded and set against people's votes; as `evaluate_amu`."""
     run = Path(run_dir or Path("runs") / recipe.name)
     aside = Quarantine(run / "quarantine.jsonl", recipe.max_bad_share)
-    asked = {kind: generated.instructions(kind) for kind in recipe.kinds}
-    if (place := _place(recipe, "instructions")) is not None:
-        asked = {kind: loaders.load_following(place, kind, aside) for kind in asked}
-    votes = generated.votes()
-    if (place := _place(recipe, "selection")) is not None:
-        votes = loaders.load_selection(place, aside)
+    place = _place(recipe, "instructions")
+    asked = {kind: loaders.load_following(place, kind, aside) for kind in recipe.kinds}
+    votes = loaders.load_selection(_place(recipe, "selection"), aside)
     judge, settings, words = _start(recipe, run, aside)
     prompts = {f"{kind}/{i.id}": i.prompt for kind in asked for i in asked[kind]}
     prompts |= {f"select/{row.id}": row.prompt for row in votes}
@@ -216,16 +194,13 @@ def describe(report: Mapping[str, Any]) -> list[str]:
 
 
 def _place(recipe, field):
-    """The folder of a published data set; None for made-up records."""
+    """The folder of a published data set."""
     given, name = getattr(recipe, field), _HUB[field]
-    if given == "generated":
-        return None
     if not (Path(given) / ("config.json" if field == "data" else "")).exists():
         raise FileNotFoundError(
             f"{field} is {given!r}, where there is no {name}. Get it there, `hf download "
             f"PKU-Alignment/{name} --repo-type dataset --local-dir {given}`, and unpack "
-            f"its archives beside it; or give --{field} another folder, or --tiny for a "
-            "try without data."
+            f"its archives beside it; or give --{field} another folder."
         )
     return Path(given)
 
@@ -233,7 +208,7 @@ def _place(recipe, field):
 def _start(recipe, run, aside):
     """The judge, what its grades depend on, the templates; the run is marked as ours."""
     aside.close()
-    judge = asking.open_judge(recipe.judge, run / "replies")
+    judge = asking.open_judge(recipe.judge)
     open_run(run, dataclasses.replace(recipe, judge=asking.named(recipe.judge)), _FREE)
     words = templates.load()
     said = {name: template.template for name, template in words.items()}

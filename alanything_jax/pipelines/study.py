@@ -45,7 +45,7 @@ class Study:
     name: str = "study_llf"
     arms: tuple[str, ...] = tuple(study_pairs.ARMS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    pairs: int = 800
+    pairs: int = 400
     prompts: int = 1024
     split: str = "test"
     prompt_seed: int = 4052

@@ -39,13 +39,6 @@ def place_batch(batch: Batch, mesh: Mesh, rules: Rules) -> Batch:
     return Batch(**fields, numbers=numbers, media=media)
 
 
-def place_tree(tree: dict[str, Any], shardings: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of a flat dict on their shardings, one at a time."""
-    return {
-        path: jax.device_put(value, shardings[path]) for path, value in tree.items()
-    }
-
-
 def jit_step(function: Any, state_shardings: Any, donate: tuple[int, ...]) -> Any:
     """A compiled update whose state comes out sharded as it went in."""
     return jax.jit(function, donate_argnums=donate, out_shardings=state_shardings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -63,12 +62,3 @@ def named(
                 f"divisor of {size}, or map {axis!r} to None in the rules."
             )
     return NamedSharding(mesh, spec)
-
-
-def tree_shardings(specs: Any, mesh: jax.sharding.Mesh, rules: Rules) -> Any:
-    """Shardings for a tree of objects with `.shape` and `.axes`."""
-    return jax.tree.map(
-        lambda s: named(mesh, s.shape, s.axes, rules),
-        specs,
-        is_leaf=lambda leaf: not isinstance(leaf, dict),
-    )

@@ -10,8 +10,11 @@ from alanything_jax import hub
 from alanything_jax.cli import recipe
 from alanything_jax.cli.main import main
 from alanything_jax.hub.source import tiny_bundle
+from alanything_jax.pipelines import asking
 from alanything_jax.pipelines.arena import Arena
 from alanything_jax.rewards.judge import Endpoint
+from alanything_jax.schema import Message, Part, Response
+from tests import toys
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = str(CONFIGS / "dpo_smollm2.py")
@@ -157,49 +160,54 @@ def test_data_convert_inspect_check(tmp_path, capsys):
     assert run(["data", "conver"]) == 2
 
 
-@pytest.mark.parametrize("name,line", [("amu", "amu "), ("amg", "select alpha")])
-def test_eval_anything_tiny(name, line, tmp_path, capsys):
-    argv = [
-        "evaluate",
-        str(CONFIGS / f"{name}.py"),
-        "--tiny",
-        "--run-dir",
-        str(tmp_path),
-    ]
+@pytest.mark.parametrize("name,other", [("amu", "amg"), ("amg", "amu")])
+def test_eval_anything(name, other, tmp_path, monkeypatch, capsys):
+    report = {"totals": {name: 4.5}, "problems": {}, "notes": [], "complete": True}
+    monkeypatch.setattr("alanything_jax.cli.evaluate.evaluate", lambda *_: report)
+    argv = ["evaluate", str(CONFIGS / f"{name}.py"), "--run-dir", str(tmp_path)]
     assert run(argv) == 0
     shown = capsys.readouterr().out
-    assert line in shown and f"wrote {tmp_path}/report.json" in shown
-    assert f"next: read those, or alanything evaluate configs/{OTHER[name]}" in shown
-    assert json.loads((tmp_path / "report.json").read_text())["complete"]
-
-
-OTHER = {"amu": "amg", "amg": "amu"}
+    assert "4.500" in shown and f"wrote {tmp_path}/report.json" in shown
+    assert f"next: read those, or alanything evaluate configs/{other}.py" in shown
+    assert run([*argv, "--tiny"]) == 1
+    assert "has no tiny form" in capsys.readouterr().err
 
 
 def test_eval_anything_says_what_is_missing(tmp_path, capsys):
     argv = ["evaluate", str(CONFIGS / "amu.py"), "--run-dir", str(tmp_path)]
     assert run([*argv, "--data", str(tmp_path / "none")]) == 1
     assert "PKU-Alignment/EvalAnything-AMU" in capsys.readouterr().err
-    argv += ["--data", "generated", "--judge.url", "http://127.0.0.1:9/v1"]
+    (tmp_path / "config.json").write_text("[]")
+    argv += ["--data", str(tmp_path), "--judge.url", "http://127.0.0.1:9/v1"]
     assert run(argv) == 1
     err = capsys.readouterr().err
     assert "http://127.0.0.1:9/v1: given up" in err and "--judge.model" in err
 
 
-def test_annotate_tiny(tmp_path, capsys):
+def test_annotate(tmp_path, monkeypatch, capsys):
+    def stored_model(source, *_):
+        said = Response((Message("assistant", (Part("text", text=source.path),)),))
+        return lambda prompts: [said] * len(prompts)
+
+    monkeypatch.setattr(asking, "stored_model", stored_model)
+    monkeypatch.setattr(asking, "open_judge", lambda *_: toys.annotator)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "say a"}\n{"prompt": "say b"}\n')
     argv = [
         "annotate",
         str(CONFIGS / "annotate.py"),
-        "--tiny",
         "--run-dir",
-        str(tmp_path),
+        str(tmp_path / "run"),
     ]
+    argv += ["--stages.prompts", str(prompts)]
     assert run([*argv, "--label-studio"]) == 0
     shown = capsys.readouterr().out
-    assert "yield of 96 prompts" in shown and f"wrote {tmp_path}/dataset" in shown
+    assert "yield of 2 prompts" in shown and f"wrote {tmp_path}/run/dataset" in shown
     assert "next: import each folder's tasks.json into Label Studio" in shown
     assert run(argv) == 0  # nothing is left to do
     assert "yield" not in capsys.readouterr().out.partition("wrote")[0]
+    assert run([*argv, "--tiny"]) == 1
+    assert "has no tiny form" in capsys.readouterr().err
 
 
 def test_annotate_help(capsys):

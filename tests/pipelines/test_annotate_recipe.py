@@ -14,9 +14,9 @@ from alanything_jax.pipelines.annotate import Annotate
 from alanything_jax.pipelines.annotate_recipe import Annotation
 from alanything_jax.pipelines.asking import JudgeDown, JudgeSource
 from alanything_jax.schema import Message, Part, Response
+from tests import toys
 
 DIMS = {"text": ("safety",), "image": ("safety",)}
-JUDGE = JudgeSource(asking.STAND_IN)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def models(monkeypatch):
 def recipe(prompts, models=("weak", "strong"), **fields):
     stages = Annotate(prompts=prompts, dimensions=DIMS)
     pairs = tuple((name, name) for name in models)
-    return Annotation(stages, pairs, JUDGE, **fields)
+    return Annotation(stages, pairs, toys.annotator, **fields)
 
 
 def run(made, folder):

@@ -167,7 +167,7 @@ def test_data_that_are_not_there(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match="--data another folder"):
         run(recipe, tmp_path / "run")
-    made = AMG("generated", "gone", ModelSource("m"), Judge(by_dimension))
+    made = AMG(str(tmp_path), "gone", ModelSource("m"), Judge(by_dimension), kinds=())
     with pytest.raises(FileNotFoundError, match="EvalAnything-Selection_Synergy"):
         run(made, tmp_path / "run")
 

@@ -121,7 +121,7 @@ def test_pairs_carry_critique_refinement_and_provenance(whole, policy, tmp_path)
         example = pairs[number]
         (told,) = example.feedback.critiques
         assert len(example.responses) == 2 and example.feedback.chosen == 1
-        assert told.text.startswith("verdict") and told.response == 0
+        assert oracle.says_good(told.text) is not None and told.response == 0
         assert store.to_json(told.refinement) == store.to_json(example.responses[1])
     line = (tmp_path / "round-0" / "refine" / "shard-00000.jsonl").read_text()
     made = json.loads(line.splitlines()[0])["made"]
@@ -160,6 +160,7 @@ CRITIQUES = {
     "verdict good .": "the critic found nothing wrong",
     "verdict bad . should be three .": "",
     "**Verdict:** bad. It is late.": "",
+    "shows two . wanted three . verdict bad .": "",
     "It is a bad verdict": "the critique holds no verdict",
 }
 
