@@ -158,8 +158,7 @@ def to_json(value: Any) -> Any:
 def from_json(value: Any) -> Any:
     """The recipe that `to_json` pictured.
 
-    Raises:
-      ValueError: it names something outside this package, which is never imported.
+    Raises ValueError: it names something outside this package, which is never imported.
     """
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)

@@ -2,8 +2,9 @@
 
 alanything evaluate configs/arena.py        (after `make demo`)
 
-For a judge behind an OpenAI-compatible URL give `judge=Endpoint(url, model,
-api_key_env="MY_KEY")` of `alanything_jax.rewards.judge` instead of the rule.
+The page `runs/arena/vote.html` lets a person vote on the same battles, blind. For a judge
+behind an OpenAI-compatible URL give `judge=Endpoint(url, model, api_key_env="MY_KEY")` of
+`alanything_jax.rewards.judge` instead of the rule.
 """
 
 from alanything_jax.generation.sampler import Sampling

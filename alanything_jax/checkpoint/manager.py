@@ -42,8 +42,7 @@ def latest_step(checkpoints: Any) -> int | None:
 def save(checkpoints: Any, step: int, state: Any) -> None:
     """Start saving; waits only for a save that is still in flight.
 
-    Raises:
-      CheckpointError: the disk refused; names the last good checkpoint.
+    Raises CheckpointError: the disk refused; names the last good checkpoint.
     """
     try:
         checkpoints.save_async(step, state, force=True)

@@ -21,7 +21,8 @@ def main(argv: Sequence[str]) -> int:
     report = evaluate(call.experiment, run)
     if isinstance(call.experiment, Arena):
         lines = arena_report.describe(report)
-        lines.append(f"wrote {run}/ (report.json, battles.jsonl: the judge's words)")
+        lines.append(f"wrote {run}/ (report.json, battles.jsonl, vote.html)")
+        lines.append(f"next: open {run / 'vote.html'} and vote on the same battles")
     elif isinstance(call.experiment, AMU | AMG):
         grades = ", ".join(map(str, sorted(run.glob("grades*.jsonl"))))
         other = "amg" if isinstance(call.experiment, AMU) else "amu"

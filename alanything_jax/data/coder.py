@@ -38,8 +38,7 @@ class Coder:
     def ids(self, part: Part) -> np.ndarray:
         """Token ids [n] of a media part's codes, the stop code included.
 
-        Raises:
-          ValueError: the model has no such kind; the medium is broken or unfit.
+        Raises ValueError: the model has no such kind; the medium is broken or unfit.
         """
         block = self.grammar.block(part.kind)
         array, meta = media.load(part, self.limits)
@@ -66,8 +65,7 @@ class Coder:
 def content(message: Message, placeholders: Mapping[str, str]) -> str:
     """A message's text with a placeholder for each media part.
 
-    Raises:
-      ValueError: a kind without placeholder, or text that holds one itself.
+    Raises ValueError: a kind without placeholder, or text that holds one itself.
     """
     pieces = []
     for part in message.parts:
@@ -103,8 +101,7 @@ def expand(
     Returns:
       The longer tokens [m], and for each which of the n it came from.
 
-    Raises:
-      ValueError: placeholders and media differ in number.
+    Raises ValueError: placeholders and media differ in number.
     """
     places = np.flatnonzero(np.isin(tokens, list(openers)))
     if len(places) != len(codes):

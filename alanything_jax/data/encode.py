@@ -193,8 +193,7 @@ def _fit(prompt, branches, limits):
 def _shorten(branch, cap):
     """At most `cap` tokens: the first ones, and the last scored one (end of turn).
 
-    Raises:
-      TooLong: the cut would go through a medium.
+    Raises TooLong: the cut would go through a medium.
     """
     if len(branch.tokens) <= cap:
         return branch

@@ -131,8 +131,7 @@ def _indexes():
 def extract(archive: Path, member: str, folder: Path) -> Path:
     """The one file of an archive that matches `member`, written aside and renamed.
 
-    Raises:
-      ValueError: none or several match, or it is too large.
+    Raises ValueError: none or several match, or it is too large.
     """
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as file:

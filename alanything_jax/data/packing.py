@@ -137,8 +137,7 @@ def lay_out(
       token_numbers: per name, group and branch an array as long as the branch; they
         become [B, T] arrays in `numbers`.
 
-    Raises:
-      ValueError: a group lacks one of the layout's numbers.
+    Raises ValueError: a group lacks one of the layout's numbers.
     """
     shape = (layout.rows, layout.row_tokens)
     ints = {

@@ -137,8 +137,7 @@ def write(
 ) -> int:
     """Write a data set; returns the number of records. Equal input gives equal bytes.
 
-    Raises:
-      ValueError: the directory exists and is not empty.
+    Raises ValueError: the directory exists and is not empty.
     """
     aside = place(directory)
     shutil.rmtree(aside, ignore_errors=True)
@@ -161,8 +160,7 @@ def write(
 def place(directory: Path) -> Path:
     """The folder where shards are collected until all are there.
 
-    Raises:
-      ValueError: the directory exists and is not empty.
+    Raises ValueError: the directory exists and is not empty.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
@@ -237,8 +235,7 @@ def _describe(directory, sizes):
 def read(directory: Path) -> Stored:
     """Random access to a data set's Examples.
 
-    Raises:
-      ValueError: no data set of this layout is there.
+    Raises ValueError: no data set of this layout is there.
     """
     from array_record.python import array_record_data_source
 

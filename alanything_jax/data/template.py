@@ -49,8 +49,7 @@ def chat_dicts(
 ) -> list[dict[str, str]]:
     """Messages as templates want them, media as placeholders.
 
-    Raises:
-      TemplateError: a part of a kind that the model does not take.
+    Raises TemplateError: a part of a kind that the model does not take.
     """
     placeholders = coder.placeholders if coder else {}
     try:

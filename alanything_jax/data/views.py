@@ -39,8 +39,7 @@ class Templates:
 def templates(folder: str) -> Templates:
     """Templates by the name of a folder in `data/templates`, or by a path.
 
-    Raises:
-      FileNotFoundError: a file of the three is missing.
+    Raises FileNotFoundError: a file of the three is missing.
     """
     place = Path(folder) if Path(folder).is_dir() else _FOLDER / folder
     texts = {}

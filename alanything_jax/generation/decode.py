@@ -102,8 +102,7 @@ def generate_tokens(
     Row n draws its randomness from (seed, n) alone. `on_tokens` gets the first row's new
     tokens as they come.
 
-    Raises:
-      ValueError: an empty prompt, or one that leaves no room in `max_positions`.
+    Raises ValueError: an empty prompt, or one that leaves no room in `max_positions`.
     """
     longest = max(len(prompt) for prompt in prompts)
     if min(len(prompt) for prompt in prompts) == 0:

@@ -34,9 +34,8 @@ def load(
       mrope_advance: "max_plus_one" (as checkpoints were trained) or "grid"
         (transformers 5.23); matters to families with video only.
 
-    Raises:
-      ValueError: unknown family; truncated file; missing, unexpected or misshaped
-        tensors (all of them listed).
+    Raises ValueError: unknown family; truncated file; missing, unexpected or misshaped
+    tensors (all of them listed).
     """
     if mrope_advance not in ("max_plus_one", "grid"):
         raise ValueError(f"mrope_advance={mrope_advance!r}: max_plus_one or grid.")
@@ -102,8 +101,7 @@ def assemble(
       shapes: name on disk -> shape, of all that is there.
       read: name -> array.
 
-    Raises:
-      ValueError: listing every missing, unexpected and misshaped tensor.
+    Raises ValueError: listing every missing, unexpected and misshaped tensor.
     """
     wanted = common.tensors(cfg, scoring)
     tied_copy = {"lm_head.weight"} if cfg.tied or scoring else set()

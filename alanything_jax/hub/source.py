@@ -48,8 +48,7 @@ class ModelSource:
 def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> Bundle:
     """The bundle a source names; with `score_head`, a fresh scalar head if it has none.
 
-    Raises:
-      ValueError: an unknown tiny family, or whatever `hub.load` finds wrong.
+    Raises ValueError: an unknown tiny family, or whatever `hub.load` finds wrong.
     """
     if source.path.startswith("tiny:"):
         bundle = tiny_bundle(
@@ -79,8 +78,7 @@ def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:
     Args:
       places: directories of trained codecs, or "playground" for its exact ones.
 
-    Raises:
-      ValueError: the model has codecs already, or two are of one kind.
+    Raises ValueError: the model has codecs already, or two are of one kind.
     """
     if bundle.coder is not None:
         raise ValueError(f"{bundle.source} is an any-to-any model already: no codecs=.")
@@ -113,8 +111,7 @@ def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:
 def load_tokenizer(path: str) -> Any:
     """Only the tokenizer of what `ModelSource.path` may name.
 
-    Raises:
-      ValueError: it has none.
+    Raises ValueError: it has none.
     """
     if path.startswith("tiny:"):
         return byte_tokenizer()

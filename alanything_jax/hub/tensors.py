@@ -28,8 +28,7 @@ DTYPES = {
 def header(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> {dtype, shape, data_offsets} of a file, `begin` added; no data is read.
 
-    Raises:
-      ValueError: the file is truncated or no safetensors file; says which and how.
+    Raises ValueError: the file is truncated or no safetensors file; says which and how.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -69,8 +68,7 @@ def read(path: Path, entry: Mapping[str, Any]) -> np.ndarray:
 def locate(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Every tensor of a directory: name -> (file, header entry).
 
-    Raises:
-      ValueError: no weights, or a shard that the index names is missing.
+    Raises ValueError: no weights, or a shard that the index names is missing.
     """
     index = directory / INDEX
     if index.exists():

@@ -50,8 +50,7 @@ def num_inputs(path: str) -> int:
 def lora_specs(specs: Tree, lora: Lora) -> Tree:
     """Declaration of the adapter for the kernels of `specs` that `targets` matches.
 
-    Raises:
-      ValueError: no kernel matches.
+    Raises ValueError: no kernel matches.
     """
     out = {}
     for path, spec in flatten(specs).items():

@@ -31,8 +31,7 @@ class Model:
         Args:
           **arrays: `input_ids` [B, T] and optionally `attention_mask` [B, T] (1 = real).
 
-        Raises:
-          ValueError: an array this family does not know, or a shape that differs.
+        Raises ValueError: an array this family does not know, or a shape that differs.
         """
         unknown = set(arrays) - {"input_ids", "attention_mask"}
         if unknown or "input_ids" not in arrays:

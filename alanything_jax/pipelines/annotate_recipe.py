@@ -77,7 +77,7 @@ def annotate_recipe(
                 "prompts a .json, .jsonl or .parquet file, a converted data set, or "
                 '"playground:prompts/COUNT".'
             )
-        judge = asking.open_judge(recipe.judge)
+        judge = asking.open_judge(recipe.judge, run / "replies")
         said = dataclasses.replace(recipe, judge=asking.named(recipe.judge))
         open_run(run, said, _FREE)
         writers = {name: _writer(recipe, name, path) for name, path in recipe.models}

@@ -19,7 +19,7 @@ from alanything_jax import schema
 from alanything_jax.data.files import digest, lines, write_aside, write_json
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource
-from alanything_jax.pipelines import arena_report, asking
+from alanything_jax.pipelines import arena_page, arena_report, asking
 from alanything_jax.pipelines.arena_battle import (
     TEMPLATES,
     Battle,
@@ -45,6 +45,7 @@ class Arena:
       judge: compares two answers; or `rule`, (example, response) -> score, decides, for
         prompts that are Examples, such as the playground's oracle.
       judge_name: goes into every battle as the one who judged.
+      templates: a folder with `system.txt` and `question.txt`; None = ours.
       batch_size: prompts answered, and battles judged, in one call.
       give_up_after: stop asking when so many calls in a row had no answer at all.
       max_new_tokens, sampling: for models given by path.
@@ -59,6 +60,7 @@ class Arena:
     judge_name: str = "judge"
     both_orders: bool = True
     seed: int = 0
+    templates: Path | None = None
     batch_size: int = 16
     give_up_after: int = 3
     max_new_tokens: int = 256
@@ -102,8 +104,9 @@ def arena(
 ) -> dict[str, Any]:
     """Answer, judge, rate.
 
-    Returns the report, also written to `<run_dir>/report.json`. `complete` is False while
-    battles are left that the judge did not answer: the same call asks them again.
+    Returns the report, also written to `<run_dir>/report.json` beside `vote.html`,
+    where people vote on the same battles. `complete` is False while battles are left
+    that the judge did not answer: the same call asks them again.
 
     Raises:
       ValueError: the run directory belongs to another arena; a model gave no Response.
@@ -128,7 +131,15 @@ def arena(
     report = {"judge": recipe.judge_name}
     report |= arena_report.summarize(answers, fights, settled, failed, **options)
     write_json(run / "report.json", report)
+    page = {"seed": recipe.seed, "title": recipe.name}
+    arena_page.write_page(run / "vote.html", fights, **page)
     return report
+
+
+def battles(recipe: Arena, run_dir: str | Path) -> list[Battle]:
+    """Every pair of answers of a run directory, judged or not."""
+    prompts = _prompts(recipe)
+    return _pair(recipe, prompts, asking.kept(Path(run_dir) / "answers.jsonl"))
 
 
 # --- prompts and answers ---
@@ -148,8 +159,8 @@ def _prompts(recipe) -> dict[str, Prompt]:
 
 def _same_arena(path, recipe, prompts):
     """Models and prompts may be added to a run; what is there must stay as it was."""
-    names = "system.txt", "question.txt"
-    texts = [(TEMPLATES / name).read_text("utf-8") for name in names]
+    folder = recipe.templates or TEMPLATES
+    texts = [(folder / f"{n}.txt").read_text("utf-8") for n in ("system", "question")]
     ours = {
         "judge": {"": recipe.judge_name},
         "templates": {"": digest(texts)},
@@ -224,6 +235,7 @@ def _judge(recipe, fights, run, say):
 
 def _ask(recipe, some):
     """One record a battle; equal answers are a tie that nobody needs to judge."""
+    folder = recipe.templates or TEMPLATES
     records, asked = {}, {}
     for battle in some:
         record = {"id": battle.id, "prompt": battle.prompt_id}
@@ -237,7 +249,7 @@ def _ask(recipe, some):
         else:
             odd = int(digest([recipe.seed, battle.id]), 16) % 2 == 1
             orders = (False, True) if recipe.both_orders else (odd,)
-            asked[battle.id] = {swap: question(battle, swap) for swap in orders}
+            asked[battle.id] = {swap: question(battle, swap, folder) for swap in orders}
     questions = [one for orders in asked.values() for one in orders.values()]
     replies = recipe.judge(questions) if questions else {}
     absent = Reply("", None, "the judge gave no reply to this question")

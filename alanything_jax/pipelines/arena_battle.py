@@ -53,21 +53,21 @@ def fingerprint(battle: Battle) -> str:
     return digest([battle.id, battle.prompt, battle.responses])
 
 
-def question(battle: Battle, swapped: bool) -> Question:
+def question(battle: Battle, swapped: bool, templates: Path = TEMPLATES) -> Question:
     """What the judge is asked of a battle; `swapped` shows the second answer as A.
 
     The template is filled in before the answers are, which may hold any text and media;
     the lines around them carry a tag that no answer can have foreseen.
     """
     first, second = battle.responses[::-1] if swapped else battle.responses
-    template = string.Template((TEMPLATES / "question.txt").read_text("utf-8"))
+    template = string.Template((templates / "question.txt").read_text("utf-8"))
     marks = {"prompt": "\0 0 \0", "first": "\0 1 \0", "second": "\0 2 \0"}
     text = template.substitute(marks, tag=fingerprint(battle))
     filling = [_shown(m) for m in (battle.prompt, first.messages, second.messages)]
     parts: list[schema.Part] = []
     for n, piece in enumerate(re.split("\0 ([012]) \0", text.strip())):
         parts += filling[int(piece)] if n % 2 else [schema.Part("text", piece)]
-    system = (TEMPLATES / "system.txt").read_text("utf-8").strip()
+    system = (templates / "system.txt").read_text("utf-8").strip()
     system = schema.Message("system", (schema.Part("text", system),))
     messages = (system, schema.Message("user", tuple(_joined(parts))))
     return Question(f"{battle.id} {'BA' if swapped else 'AB'}", messages)

@@ -58,7 +58,7 @@ def named(judge: JudgeSource | Judge) -> str:
     return str(judge) if isinstance(judge, JudgeSource) else type(judge).__name__
 
 
-def open_judge(source: JudgeSource | Judge) -> Judge:
+def open_judge(source: JudgeSource | Judge, cache_dir: Path | None = None) -> Judge:
     """The judge a source names; a server has answered once, a model is loaded when asked.
 
     Raises JudgeDown: it cannot be asked; says what to change.
@@ -73,8 +73,8 @@ def open_judge(source: JudgeSource | Judge) -> Judge:
             answer([])  # loads it
             local = Local(lambda asked: _texts(answer(asked)), name=source.model)
             return _reading(local)
-        judge = Endpoint(**dataclasses.asdict(source))
-        once = dataclasses.replace(judge, max_tries=2)
+        judge = Endpoint(**dataclasses.asdict(source), cache_dir=cache_dir)
+        once = dataclasses.replace(judge, cache_dir=None, max_tries=2)
         ready = Question("ready", user("Are you ready? Answer in one word."))
         error = once([ready])["ready"].error
         # No text at all, as from a model that thinks to its limit, is an answer too.

@@ -208,7 +208,7 @@ def _place(recipe, field):
 def _start(recipe, run, aside):
     """The judge, what its grades depend on, the templates; the run is marked as ours."""
     aside.close()
-    judge = asking.open_judge(recipe.judge)
+    judge = asking.open_judge(recipe.judge, run / "replies")
     open_run(run, dataclasses.replace(recipe, judge=asking.named(recipe.judge)), _FREE)
     words = templates.load()
     said = {name: template.template for name, template in words.items()}

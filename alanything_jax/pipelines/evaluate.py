@@ -30,8 +30,7 @@ def evaluate(
       `{"base": figures, "aligned": figures or None, "change": ...}`, also written to
       `<run_dir>/evaluation.json`. Figures are `[share, low, high]` with 95% intervals.
 
-    Raises:
-      ValueError: the recipe holds nothing out.
+    Raises ValueError: the recipe holds nothing out.
     """
     run = RunDir(Path(run_dir or Path("runs") / experiment.name))
     run.path.mkdir(parents=True, exist_ok=True)

@@ -122,8 +122,7 @@ def llf(
 ) -> Result:
     """Run every round, or go on where the run directory stopped.
 
-    Raises:
-      ValueError: the directory belongs to another recipe, or a round made no pair.
+    Raises ValueError: the directory belongs to another recipe, or a round made no pair.
     """
     run = Path(run_dir or Path("runs") / recipe.name)
     run.mkdir(parents=True, exist_ok=True)

@@ -158,8 +158,7 @@ def read_rows(path: Path) -> list[Row]:
 def same_recipe(path: Path, recipe: Any) -> None:
     """Write a recipe's picture, or check that the one that is there is the same.
 
-    Raises:
-      ValueError: the directory belongs to another recipe; names the fields.
+    Raises ValueError: the directory belongs to another recipe; names the fields.
     """
     if path.exists():
         changed = differences(recipe, json.loads(path.read_text()))

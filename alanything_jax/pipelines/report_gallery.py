@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,15 +112,21 @@ def _critique(text):
     good = says_good(text)
     if good is None:
         return el("blockquote", text)
-    _, *reasons = [part.strip(" .") for part in text.split(" . ")]
+    said = [part.strip(" .") for part in text.split(" . ")]
     verdict = "good" if good else "bad"
     sign = "up" if good else "down"
-    listed = [el("li", r.replace(" , ", ", ")) for r in reasons if r]
+    listed = [_reason(part) for part in said if not part.startswith("verdict ")]
     return el(
         "blockquote",
         el("span", f"verdict: {verdict}", class_=f"badge {sign}"),
         el("ul", listed) if listed else None,
     )
+
+
+def _reason(text):
+    """A line of a critique; what it finds otherwise than wanted stands out."""
+    pieces = re.split(r"(\w+ (?:but \w+|missing))", text)
+    return el("li", [el("b", p) if n % 2 else p for n, p in enumerate(pieces)])
 
 
 def show(messages: Sequence[schema.Message]) -> Markup:

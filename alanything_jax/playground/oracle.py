@@ -48,8 +48,7 @@ class Verdict:
 def goal_of(example: Example) -> Mapping[str, Any]:
     """The goal of a playground prompt.
 
-    Raises:
-      ValueError: the example is none of the playground's.
+    Raises ValueError: the example is none of the playground's.
     """
     if "goal" not in example.extra:
         raise ValueError(

@@ -23,8 +23,7 @@ from alanything_jax.schema import Example, Message, Part, Response
 def examples(path: str) -> Iterator[Example]:
     """The examples that a path names.
 
-    Raises:
-      ValueError: it is not of the form above.
+    Raises ValueError: it is not of the form above.
     """
     name, _, rest = path.removeprefix("playground:").partition("/")
     numbers = rest.split("/")

@@ -11,11 +11,15 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import os
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from alanything_jax.rewards import wire
@@ -40,6 +44,7 @@ class Reply:
     id: str
     text: str | None = None
     error: str | None = None
+    cached: bool = False
 
 
 class Judge(Protocol):
@@ -85,6 +90,15 @@ class Local:
 
 
 @dataclasses.dataclass
+class _Meter:
+    """What an endpoint's threads share: requests made, and whether one ever went well."""
+
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    requests: int = 0
+    reached: bool = False
+
+
+@dataclasses.dataclass
 class _Call:
     """One call's state: when the endpoint last answered, and whether to stop."""
 
@@ -100,7 +114,7 @@ class Endpoint:
       url: base address, such as `http://localhost:8000/v1`.
       model: the name the server knows it by.
       api_key_env: NAME of the environment variable with the key; "" = no key. The key is
-        read when asking, and never stored or logged.
+        read when asking, and never stored, logged or cached.
       extra: further fields of the request, such as `{"seed": 0}`.
       timeout_secs: for one request.
       max_tries: failed answers to one question before it is given up; being told to wait
@@ -108,6 +122,9 @@ class Endpoint:
       patience_secs: a question is given up when it waited so long, or when no question
         got an answer for so long.
       concurrency: requests under way at once.
+      cache_dir: one JSON file an answered question; asking again makes no request. At a
+        temperature above 0, too, equal questions get the equal, cached answer.
+      budget_requests: requests this object may make, retries included.
     """
 
     url: str
@@ -121,11 +138,16 @@ class Endpoint:
     backoff_secs: float = 1.0
     patience_secs: float = 3600.0
     concurrency: int = 8
+    cache_dir: Path | None = None
+    budget_requests: int | None = None
     sleep: Callable[[float], None] = dataclasses.field(default=time.sleep, repr=False)
     clock: Callable[[], float] = dataclasses.field(default=time.monotonic, repr=False)
+    _meter: _Meter = dataclasses.field(
+        default_factory=_Meter, init=False, repr=False, compare=False
+    )
 
     def __call__(self, questions: Sequence[Question]) -> dict[str, Reply]:
-        """Ask all, several at once.
+        """Ask all, several at once; cached answers make no request.
 
         Raises:
           ValueError: two questions have one id.
@@ -136,9 +158,14 @@ class Endpoint:
         replies, bodies = {}, {}
         for question in questions:
             try:
-                bodies[question.id] = self._body(question)
+                body = self._body(question)
             except ValueError as error:
                 replies[question.id] = Reply(question.id, error=f"not asked: {error}")
+                continue
+            if (text := self._cached(body)) is not None:
+                replies[question.id] = Reply(question.id, text, cached=True)
+            else:
+                bodies[question.id] = body
         call = _Call(self.clock())
         with concurrent.futures.ThreadPoolExecutor(max(1, self.concurrency)) as pool:
             ask = functools.partial(pool.submit, self._ask)
@@ -167,6 +194,38 @@ class Endpoint:
         body = {"model": self.model, "messages": messages} | settings | {**self.extra}
         return json.dumps(body, sort_keys=True).encode()
 
+    def _path(self, body):
+        digest = hashlib.sha256(self.url.encode() + b"\n" + body).hexdigest()
+        return Path(self.cache_dir) / f"{digest}.json"
+
+    def _cached(self, body):
+        """The kept answer; None where there is none, or a file that was not finished."""
+        if self.cache_dir is None or not (path := self._path(body)).exists():
+            return None
+        try:
+            text = json.loads(path.read_text("utf-8"))["text"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return text if isinstance(text, str) else None
+
+    def _keep(self, body, text):
+        if self.cache_dir is None:
+            return
+        path = self._path(body)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+        ) as aside:
+            json.dump({"model": self.model, "text": text}, aside)
+        os.replace(aside.name, path)
+
+    def _spend(self):
+        with self._meter.lock:
+            if self._meter.requests == self.budget_requests:
+                return False
+            self._meter.requests += 1
+            return True
+
     def _rest(self, secs, call):
         """Wait; False once the endpoint has given nobody an answer for too long."""
         until = self.clock() + secs
@@ -188,12 +247,16 @@ class Endpoint:
                 return None, f"given up, {patience}: {failure}"
             if call.stop:
                 return None, f"given up, the call was stopped: {failure}"
+            if not self._spend():
+                return None, f"the budget of {self.budget_requests} requests is spent"
             answer = post(body, self.timeout_secs)
             if answer.text is not None:
+                self._meter.reached = True
                 call.alive_secs = self.clock()
+                self._keep(body, answer.text)
                 return answer.text, None
             failure = answer.failure
-            if answer.hopeless:
+            if answer.hopeless or (answer.unknown_host and not self._meter.reached):
                 call.stop = True
                 raise EndpointError(f"{wire.shown(self.url)}: {failure}")
             if answer.final:

@@ -10,6 +10,7 @@ import base64
 import email.utils
 import http.client
 import json
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -42,6 +43,7 @@ class Answer(NamedTuple):
       text: the answer, None where there is none.
       failure: why there is none, the key blotted out.
       hopeless: no retry and no other question can do better.
+      unknown_host: the name did not resolve: misspelt, or the network is down.
       final: this question is refused; others may do.
       limited: told to wait; not the question's fault.
       wait_secs: how long, where the server said.
@@ -50,6 +52,7 @@ class Answer(NamedTuple):
     text: str | None = None
     failure: str = ""
     hopeless: bool = False
+    unknown_host: bool = False
     final: bool = False
     limited: bool = False
     wait_secs: float = 0.0
@@ -105,7 +108,10 @@ def opener(url: str, key: str) -> Callable[[bytes, float], Answer]:
             answer = _refusal(error)
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            answer = Answer(failure=f"{type(reason).__name__}: {reason}")
+            unknown = isinstance(reason, socket.gaierror)
+            unknown = unknown and reason.errno == socket.EAI_NONAME
+            failure = f"{type(reason).__name__}: {reason}"
+            answer = Answer(failure=failure, unknown_host=unknown)
         failure = answer.failure.replace(key, "[key]") if key else answer.failure
         return answer._replace(failure=" ".join(failure.split())[:300])
 

@@ -34,8 +34,7 @@ def preset(name: str) -> Rules:
 def partition(axes: tuple[str | None, ...], rules: Rules) -> PartitionSpec:
     """Mesh axes for the logical axes of one array.
 
-    Raises:
-      ValueError: two of its dims would land on the same mesh axis.
+    Raises ValueError: two of its dims would land on the same mesh axis.
     """
     chosen = [rules.get(axis) if axis else None for axis in axes]
     flat = [m for c in chosen if c for m in ((c,) if isinstance(c, str) else c)]

@@ -70,8 +70,7 @@ def multipliers(
     Args:
       shapes: path -> shape; stacked parameters have paths that start with `layers/`.
 
-    Raises:
-      ValueError: a rule is not `pattern=number`, or matches nothing.
+    Raises ValueError: a rule is not `pattern=number`, or matches nothing.
     """
     out = {path: _ones(path, shape) for path, shape in shapes.items()}
     for rule in optimizer.rates:

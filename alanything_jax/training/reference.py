@@ -71,8 +71,7 @@ def cached(
 ) -> TokenNumbers:
     """Read the cache file at `path`, or make it.
 
-    Raises:
-      ValueError: the file was made from other weights, tokens or dtype.
+    Raises ValueError: the file was made from other weights, tokens or dtype.
     """
     sizes = [[len(branch.tokens) for branch in group.branches] for group in groups]
     cuts = np.cumsum([size for row in sizes for size in row])

@@ -49,8 +49,7 @@ class Restored:
 def recipe_of(run: RunDir) -> recipes.Experiment:
     """The recipe a run directory was made from.
 
-    Raises:
-      FileNotFoundError: it is no run directory.
+    Raises FileNotFoundError: it is no run directory.
     """
     if not run.config.exists():
         raise FileNotFoundError(
@@ -63,8 +62,7 @@ def recipe_of(run: RunDir) -> recipes.Experiment:
 def load_run(directory: str | Path) -> Restored:
     """The newest complete checkpoint of a run.
 
-    Raises:
-      FileNotFoundError: no run, or a run without a checkpoint yet.
+    Raises FileNotFoundError: no run, or a run without a checkpoint yet.
     """
     run = RunDir(Path(directory))
     experiment = recipe_of(run)

@@ -15,8 +15,7 @@ def open_writers(
 ) -> Iterator[Writer]:
     """A function (step, numbers) -> None that feeds every sink asked for.
 
-    Raises:
-      ImportError: W&B is asked for and not installed.
+    Raises ImportError: W&B is asked for and not installed.
     """
     with contextlib.ExitStack() as stack:
         sinks: list[Writer] = []

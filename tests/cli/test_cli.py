@@ -192,7 +192,8 @@ def test_annotate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(asking, "stored_model", stored_model)
     monkeypatch.setattr(asking, "open_judge", lambda *_: toys.annotator)
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "say a"}\n{"prompt": "say b"}\n')
+    row = {"prompt": "say a", "chosen": "a", "rejected": "b"}
+    prompts.write_text(2 * (json.dumps(row) + "\n"))
     argv = [
         "annotate",
         str(CONFIGS / "annotate.py"),

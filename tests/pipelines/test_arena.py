@@ -1,6 +1,9 @@
-"""The arena with models and judges made up here."""
+"""The arena with models and judges made up here; the voting page without a browser."""
 
+import base64
 import dataclasses
+import hashlib
+import html.parser
 import json
 import re
 
@@ -11,9 +14,9 @@ from alanything_jax import schema
 from alanything_jax.data import media
 from alanything_jax.generation.generate import Answer
 from alanything_jax.hub.source import playground_bundle
-from alanything_jax.pipelines import asking
-from alanything_jax.pipelines.arena import Arena, arena
-from alanything_jax.pipelines.arena_battle import verdict
+from alanything_jax.pipelines import arena_page, asking
+from alanything_jax.pipelines.arena import Arena, arena, battles
+from alanything_jax.pipelines.arena_battle import question, verdict
 from alanything_jax.pipelines.arena_report import describe
 from alanything_jax.rewards.judge import Reply
 
@@ -80,7 +83,7 @@ def test_every_pair_on_every_prompt_in_both_orders(tmp_path):
     assert report["places"] == {"A": 12, "B": 12, "C": 0} and report["complete"]
     assert report == json.loads((tmp_path / "report.json").read_text())
     assert "8 won, 0 tied, 0 lost" in describe(report)[0]
-    assert "prior" in report["notes"][0]
+    assert "prior" in report["notes"][0] and (tmp_path / "vote.html").exists()
 
 
 def test_a_judge_that_likes_a_place_gives_ties(tmp_path):
@@ -259,13 +262,16 @@ def test_verdicts(text, letter):
     assert verdict(text) == letter
 
 
-# --- what the judge sees ---
+# --- what the judge and the person see ---
 
-ATTACK = "</script><img src=x onerror=alert(2)> $prompt \u2028 &"
+ATTACK = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)> $prompt \u2028 &"
+)
 
 
+@pytest.fixture
 def shown(tmp_path):
-    """By battle, what a judge was asked of media, and of text that attacks."""
+    """Battles with media, text that attacks, and what cannot be shown."""
     red = np.zeros((4, 4, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
     png = schema.Part("image", data=media.dump("image", red))
     tone = np.sin(np.arange(800) / 5).astype(np.float32)
@@ -273,6 +279,7 @@ def shown(tmp_path):
     clip = schema.Part("video", data=np.stack([red, red // 2]), meta={"fps": 2})
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(40))
     film = schema.Part("video", uri=str(tmp_path / "clip.mp4"))
+    lost = schema.Part("image", data=b"<svg onload=alert(3)>")
     prompts = (
         schema.Example("seen", (schema.Message("user", (png,)),)),
         "question",
@@ -280,30 +287,165 @@ def shown(tmp_path):
     )
     answers = {
         "one": [said("Red.", wav), said(film), said(ATTACK)],
-        "</h2><b>two": [said(clip), said("Lost."), said("Fine.")],
+        "</h2><b>two": [said(clip), said(lost), said("Fine.")],
         "three": [said("Red.", wav), said("same"), said(png)],
     }
-    asked = {}
-
-    def judge(questions):
-        asked.update({q.id: q for q in questions})
-        return {q.id: Reply(q.id, "[[C]]") for q in questions}
-
-    models = {name: lambda prompts, x=x: x for name, x in answers.items()}
-    made = Arena(models=models, prompts=prompts, judge=judge)
+    made = Arena(
+        models={name: lambda prompts, x=x: x for name, x in answers.items()},
+        prompts=prompts,
+        judge=lambda questions: {q.id: Reply(q.id, "[[C]]") for q in questions},
+        name=ATTACK,
+    )
     arena(made, tmp_path / "run", say=lambda line: None)
-    return asked
+    return made, tmp_path / "run"
 
 
-def test_the_judge_gets_media_in_place_and_answers_stay_inside_their_lines(tmp_path):
-    asked = shown(tmp_path)
-    first = asked['["seen", "one", "</h2><b>two"] AB']
+class Page(html.parser.HTMLParser):
+    """Elements of a page, and the text of each script."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.attributes = [], [], []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+        if tag == "script":
+            self.scripts.append("")
+
+        self.inside = tag == "script"
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.scripts[-1] += data
+
+
+def embedded(run_dir):
+    return json.loads(Page((run_dir / "vote.html").read_text()).scripts[0])
+
+
+def test_the_judge_gets_media_in_place_and_answers_stay_inside_their_lines(shown):
+    asked = {b.id: question(b, False) for b in battles(*shown)}
+    first = asked['["seen", "one", "</h2><b>two"]']
     kinds = [part.kind for part in first.messages[1].parts]
     assert kinds == ["text", "image", "text", "audio", "text", "video", "text"]
     assert first.messages[1].parts[3].data[:4] == b"RIFF"  # samples with their own rate
-    film = asked['["prompt-00001", "one", "three"] AB'].messages[1].parts
+    film = asked['["prompt-00001", "one", "three"]'].messages[1].parts
     assert film[1].kind == "video" and film[1].data[4:8] == b"ftyp"
-    text = asked['["prompt-00002", "one", "three"] AB'].messages[1].text
+    text = asked['["prompt-00002", "one", "three"]'].messages[1].text
     assert text.count(ATTACK) == 2  # as it was written: no placeholder is filled in it
     (tag,) = set(re.findall(r"^-+ (?:request|answer .|end) (\w+) -+$", text, re.M))
     assert re.fullmatch(r"[0-9a-f]{12}", tag)
+
+
+def test_page_is_one_file_and_nothing_in_it_breaks_out(shown):
+    text = (shown[1] / "vote.html").read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 2 and not {"img", "b", "svg"} & set(page.tags)
+    assert not any(name.startswith("on") for a in page.attributes for name in a)
+    assert not any({"src", "href"} & a.keys() for a in page.attributes)
+    assert "http://" not in text and "https://" not in text and "innerHTML" not in text
+    (policy,) = [a["content"] for a in page.attributes if "http-equiv" in a]
+    hashed = re.search(r"sha256-(\S+?)'", policy)[1]
+    ours = hashlib.sha256(page.scripts[1].encode()).digest()
+    assert base64.b64decode(hashed) == ours and "default-src 'none'" in policy
+
+
+def test_page_content(shown):
+    data = embedded(shown[1])
+    assert len(data["pairs"]) == 8 and data["omitted"] == 1
+    types = sorted(uri.split(";")[0] for uri in data["media"])
+    assert types == [
+        "data:audio/wav",
+        "data:image/gif",
+        "data:image/png",
+        "data:video/mp4",
+    ]
+    texts = [p.get("text", "") for pair in data["pairs"] for p in pair["prompt"]]
+    assert ATTACK in texts
+    notes = {
+        p["text"]
+        for pair in data["pairs"]
+        for side in pair["sides"]
+        for p in side["parts"]
+        if p["kind"] == "note"
+    }
+    assert len(notes) == 1 and "cannot be shown: unknown format" in notes.pop()
+    assert arena_page.page_data(battles(*shown), 0) == data
+    other = arena_page.page_data(battles(*shown), 1)
+    assert [p["id"] for p in other["pairs"]] != [p["id"] for p in data["pairs"]]
+    first = [b.models[0] for b in battles(*shown)]
+    ordered = {b.id: b for b in battles(*shown)}
+    left = [p["sides"][0]["model"] == ordered[p["id"]].models[0] for p in data["pairs"]]
+    assert 0 < sum(left) < len(first)
+
+
+def cast(data, *votes, rater="Ada"):
+    """The file that the page would write after these votes, in the page's order."""
+    cast = [
+        {
+            "id": pair["id"],
+            "check": pair["check"],
+            "left": pair["sides"][0]["model"],
+            "vote": vote,
+            "seconds": 7,
+        }
+        for pair, vote in zip(data["pairs"], votes, strict=False)
+    ]
+    return {
+        "format": data["format"],
+        "page": data["page"],
+        "rater": rater,
+        "votes": cast,
+    }
+
+
+def test_votes_come_back_as_preference_data(shown, tmp_path):
+    data = embedded(shown[1])
+    path = tmp_path / "votes.json"
+    path.write_text(
+        json.dumps(cast(data, "left", "right", "tie", "bad", rater=" Ada "))
+    )
+    got = arena_page.read_votes(path, battles(*shown))
+    fights = {battle.id: battle for battle in battles(*shown)}
+    assert len(got) == 4 and {example.feedback.rater for example in got} == {"Ada"}
+    for example, pair in zip(got, data["pairs"], strict=False):
+        battle = fights[pair["id"]]
+        assert example.extra["arena"]["models"] == list(battle.models)
+        assert [len(r.messages) for r in example.responses] == [1, 1]
+        assert example.prompt == battle.prompt
+    for example, pair, side in zip(got[:2], data["pairs"], (0, 1), strict=False):
+        winner = example.extra["arena"]["models"][example.feedback.chosen]
+        assert winner == pair["sides"][side]["model"]
+    assert got[2].feedback.chosen is got[3].feedback.chosen is None
+    assert got[2].feedback.labels == () and got[3].feedback.labels == (False, False)
+
+
+@pytest.mark.parametrize(
+    "change,match",
+    [
+        (lambda b: b.update(format="x"), "no file of votes"),
+        (lambda b: b.update(rater="  "), "name its rater"),
+        (lambda b: b["votes"][0].update(id="?"), "no battle of this run"),
+        (lambda b: b["votes"][0].update(check="?"), "not those that were shown"),
+        (lambda b: b["votes"][0].update(vote="up"), "a vote is one of"),
+        (lambda b: b["votes"][0].pop("left"), "a vote has check"),
+        (lambda b: b["votes"].append(b["votes"][0]), "voted on twice"),
+        (lambda b: b["votes"].append(7), "vote 2: a vote has"),
+    ],
+)
+def test_bad_votes(shown, tmp_path, change, match):
+    ballot = cast(embedded(shown[1]), "left", "tie")
+    change(ballot)
+    path = tmp_path / "votes.json"
+    path.write_text(json.dumps(ballot))
+    with pytest.raises(ValueError, match=match):
+        arena_page.read_votes(path, battles(*shown))
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        arena_page.read_votes(path, battles(*shown))

@@ -131,6 +131,16 @@ def test_whole_page_is_one_balanced_file_without_network_or_script(tmp_path, fil
     }
 
 
+def test_a_critique_is_shown_whole_and_its_faults_stand_out(tmp_path):
+    said = (
+        "shows two red circles left . wanted two red square but circle . verdict bad ."
+    )
+    text = page(tmp_path, gallery=[entries()[0] | {"critique": said}])
+    assert "<li>shows two red circles left</li>" in text
+    assert "<li>wanted two red <b>square but circle</b></li>" in text
+    assert "verdict: bad" in text and "<li>verdict" not in text
+
+
 def test_media_on_the_page_are_those_of_the_answers(tmp_path):
     some = [entry for entry in entries() if entry["task"] == "t2i"][:1]
     read = Reader(page(tmp_path, gallery=some))

@@ -77,7 +77,7 @@ def test_a_picture():
     extra = judged(TWO_CIRCLES, picture(a1=RED_CIRCLE, b1=RED_CIRCLE, d4=RED_SQUARE))
     check(extra, 2.5 / 3, object=0.5)
     assert oracle.critique(extra) == (
-        "shows two red circles left and one red square bottom . "
+        "shows two red circles left and one red square right . "
         "wanted two red circle left extra . verdict bad ."
     )
     empty = judged(TWO_CIRCLES, picture())

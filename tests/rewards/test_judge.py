@@ -1,6 +1,7 @@
 """Judges against a small server that fails in every way a real one does."""
 
 import base64
+import dataclasses
 import http.server
 import io
 import json
@@ -237,10 +238,41 @@ def test_refused_connections_are_tried_again(clock):
     assert "2 failed tries: ConnectionRefusedError" in replies["row-0"].error
 
 
-def test_the_key_is_sent_and_kept_nowhere(server, clock, monkeypatch):
+def test_cache_answers_without_a_request(server, clock, tmp_path):
+    judge = endpoint(server, clock, cache_dir=tmp_path)
+    first = judge(ask("a", "b"))
+    again = judge(ask("a", "b"))
+    assert len(server.seen) == 2
+    assert {i: r.text for i, r in again.items()} == {
+        i: r.text for i, r in first.items()
+    }
+    assert all(r.cached for r in again.values())
+    assert not any(r.cached for r in first.values())
+    assert len(list(tmp_path.glob("*.json"))) == 2 and not list(tmp_path.glob("*.tmp"))
+    for change in ({"model": "other"}, {"temperature": 0.5}, {"max_tokens": 2}):
+        dataclasses.replace(judge, **change)(ask("a"))
+    assert len(server.seen) == 5
+
+
+def test_failures_are_not_cached_and_damaged_files_are_no_answers(
+    server, clock, tmp_path
+):
+    server.plan["a"] = [DOWN, DOWN, FINE]
+    judge = endpoint(server, clock, cache_dir=tmp_path, max_tries=2)
+    assert judge(ask("a"))["row-0"].error and not list(tmp_path.iterdir())
+    assert judge(ask("a"))["row-0"].text
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text()[:-4])
+    assert judge(ask("a"))["row-0"] == dataclasses.replace(
+        judge(ask("a"))["row-0"], cached=False
+    )
+    assert len(server.seen) == 4
+
+
+def test_the_key_is_sent_and_kept_nowhere(server, clock, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     server.plan = {"b": [(400, {}, f"bad key {KEY}".encode())]}
-    judge = endpoint(server, clock, api_key_env="JUDGE_KEY")
+    judge = endpoint(server, clock, cache_dir=tmp_path, api_key_env="JUDGE_KEY")
     replies = judge(ask("a", "b"))
     assert server.seen[0][1]["Authorization"] == f"Bearer {KEY}"
     assert replies["row-0"].text and "[key]" in replies["row-1"].error
@@ -248,7 +280,8 @@ def test_the_key_is_sent_and_kept_nowhere(server, clock, monkeypatch):
     with pytest.raises(EndpointError) as error:
         judge(ask("c"))
     shown = [repr(judge), repr(replies), str(error.value)]
-    assert not any(KEY in text for text in shown)
+    shown += [p.name + p.read_text() for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(shown) == 4 and not any(KEY in text for text in shown)
 
 
 def test_a_key_that_is_not_set_or_not_sendable(server, clock, monkeypatch):
@@ -260,6 +293,15 @@ def test_a_key_that_is_not_set_or_not_sendable(server, clock, monkeypatch):
     with pytest.raises(EndpointError) as error:
         judge(ask("a"))
     assert "secret" not in str(error.value) and not server.seen
+
+
+def test_budget_counts_retries(server, clock):
+    server.plan["0"] = [DOWN, DOWN, FINE]
+    judge = endpoint(server, clock, budget_requests=4, concurrency=1)
+    replies = judge(ask("0", "1", "2"))
+    assert replies["row-0"].text and replies["row-1"].text
+    assert "budget of 4" in replies["row-2"].error and len(server.seen) == 4
+    assert "budget" in judge(ask("3"))["row-0"].error
 
 
 def test_ids_are_unique(server, clock):

@@ -27,8 +27,7 @@ _CLAIMS = {
 def reader(name: str, column_map: Sequence[str] = (), row: Any = None) -> Reader:
     """The reader of a format; "auto" looks at the first row.
 
-    Raises:
-      ValueError: an unknown name, or a row no format claims.
+    Raises ValueError: an unknown name, or a row no format claims.
     """
     if column_map:
         return columns.reader(column_map)

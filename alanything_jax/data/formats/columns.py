@@ -23,8 +23,7 @@ KNOWN = (
 def reader(column_map: Sequence[str]) -> Callable[[Mapping[str, Any], str], Example]:
     """A reader that renames columns to TRL's names and reads the row as TRL's.
 
-    Raises:
-      ValueError: an entry is not `ours=theirs` with a name of ours.
+    Raises ValueError: an entry is not `ours=theirs` with a name of ours.
     """
     names = {}
     for item in column_map:

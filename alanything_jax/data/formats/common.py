@@ -18,8 +18,7 @@ def text(role: str, content: str) -> Message:
 def need(row: Mapping[str, Any], field: str) -> Any:
     """A field's value.
 
-    Raises:
-      BadRecord: the row lacks it; names the fields it has and the nearest.
+    Raises BadRecord: the row lacks it; names the fields it has and the nearest.
     """
     if field in row and row[field] is not None:
         return row[field]
@@ -31,8 +30,7 @@ def need(row: Mapping[str, Any], field: str) -> Any:
 def messages(value: Any, field: str, role: str) -> tuple[Message, ...]:
     """Messages from a string (one message of `role`) or a list of {role, content}.
 
-    Raises:
-      BadRecord: neither, or an entry without role and content.
+    Raises BadRecord: neither, or an entry without role and content.
     """
     if isinstance(value, str):
         return (text(role, value),)

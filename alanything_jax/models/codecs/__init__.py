@@ -64,8 +64,7 @@ def save(directory: str | Path, codec: Any, params: dict[str, Any]) -> None:
 def load(directory: str | Path) -> tuple[Any, dict[str, np.ndarray]]:
     """Codec and params that `save` wrote, such as `alanything train` of a codec does.
 
-    Raises:
-      FileNotFoundError: no codec in that directory.
+    Raises FileNotFoundError: no codec in that directory.
     """
     from safetensors.numpy import load_file
 

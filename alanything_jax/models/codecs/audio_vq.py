@@ -90,8 +90,7 @@ class AudioVQ:
 
         A last frame that they fill in part ends in silence.
 
-        Raises:
-          ValueError: more frames than the codec takes.
+        Raises ValueError: more frames than the codec takes.
         """
         count = -(-len(media) // self.hop)
         if count > self.frames:
@@ -124,8 +123,7 @@ class AudioVQ:
     ) -> np.ndarray:
         """float32 [samples] -> codes [n * codebooks] of n whole frames.
 
-        Raises:
-          ValueError: as `fit` and `patches` do; missing arrays.
+        Raises ValueError: as `fit` and `patches` do; missing arrays.
         """
         patches, mask = self.patches(self.fit(media, rate))
         return vq.encoded(self, params, patches, mask)[mask].reshape(-1)
@@ -133,8 +131,7 @@ class AudioVQ:
     def decode(self, params: vq.Params, codes: np.ndarray) -> np.ndarray:
         """Codes [n * codebooks] -> float32 [n * hop].
 
-        Raises:
-          ValueError: no whole frames, or too many; a code out of range.
+        Raises ValueError: no whole frames, or too many; a code out of range.
         """
         codes = np.asarray(codes)
         count, rest = divmod(codes.size, self.codebooks)

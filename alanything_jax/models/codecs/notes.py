@@ -54,9 +54,8 @@ class Notes:
     def encode(self, params: dict[str, Any], media: np.ndarray) -> np.ndarray:
         """float32 [samples] -> codes [n], 1 <= n <= length.
 
-        Raises:
-          ValueError: no whole beats, no onset, a note of three beats, no clear pitch,
-            or too many notes.
+        Raises ValueError: no whole beats, no onset, a note of three beats, no clear
+        pitch, or too many notes.
         """
         del params
         if media.ndim != 1 or not len(media) or len(media) % self.beat:

@@ -57,8 +57,7 @@ class Palette:
     def encode(self, params: dict[str, Any], media: np.ndarray) -> np.ndarray:
         """uint8 [height, width, 3], or [frames, ...] of a clip -> codes [length].
 
-        Raises:
-          ValueError: other size, or a cell that is none of the painted ones.
+        Raises ValueError: other size, or a cell that is none of the painted ones.
         """
         del params
         frames = media if self.kind == "video" else media[None]

@@ -108,8 +108,7 @@ class VQ:
     def fit(self, media: np.ndarray) -> np.ndarray:
         """uint8 [height, width, 3], or [frames, ...] of a clip, in the codec's size.
 
-        Raises:
-          ValueError: another shape or dtype.
+        Raises ValueError: another shape or dtype.
         """
         rank = 4 if self.kind == "video" else 3
         fits = media.ndim == rank and media.shape[-1] == 3 and 0 not in media.shape
@@ -141,8 +140,7 @@ class VQ:
     def patches(self, media: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels that fit -> float32 [length, P] in -1..1, and their mask: all True.
 
-        Raises:
-          ValueError: a clip of more or fewer frames.
+        Raises ValueError: a clip of more or fewer frames.
         """
         frames = media if self.kind == "video" else media[None]
         if len(frames) != self.frames:
@@ -193,8 +191,7 @@ class VQ:
     def encode(self, params: Params, media: np.ndarray) -> np.ndarray:
         """uint8 [height, width, 3], or [frames, ...] of a clip -> codes [length].
 
-        Raises:
-          ValueError: another shape, dtype or number of frames; missing arrays.
+        Raises ValueError: another shape, dtype or number of frames; missing arrays.
         """
         patches, mask = self.patches(self.fit(media))
         return encoded(self, params, patches, mask).reshape(-1)
@@ -300,8 +297,7 @@ def encoded(
 ) -> np.ndarray:
     """Patches [n, P] -> codes [n, levels] int32.
 
-    Raises:
-      ValueError: `params` are not the codec's.
+    Raises ValueError: `params` are not the codec's.
     """
     _check_params(codec, params)
     return np.asarray(_encoded(codec, dict(params), patches[None], mask[None]))[0]
@@ -312,8 +308,7 @@ def decoded(
 ) -> np.ndarray:
     """Codes [n, levels] -> patches [n, P].
 
-    Raises:
-      ValueError: a code out of range; `params` are not the codec's.
+    Raises ValueError: a code out of range; `params` are not the codec's.
     """
     _check_params(codec, params)
     if codes.size and not 0 <= codes.min() <= codes.max() < codec.size:

@@ -14,8 +14,7 @@ FAMILIES = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
 def family_of(hf_config: Mapping[str, Any]) -> Any:
     """The module of a config's family.
 
-    Raises:
-      ValueError: a model type we do not have; names those we have.
+    Raises ValueError: a model type we do not have; names those we have.
     """
     kind = hf_config.get("model_type")
     if kind not in FAMILIES:

@@ -40,8 +40,7 @@ def base_config(hf: Mapping[str, Any], **family: Any) -> DecoderConfig:
 def rope(hf: Mapping[str, Any]) -> tuple[float, LinearRope | Llama3Rope | None]:
     """Theta and scaling, from `rope_parameters` (5.x) or `rope_theta`, `rope_scaling`.
 
-    Raises:
-      ValueError: a scaling we do not have.
+    Raises ValueError: a scaling we do not have.
     """
     new = hf.get("rope_parameters") or {}
     old = hf.get("rope_scaling") or {}
