@@ -15,6 +15,9 @@ from alanything_jax.models.lora import Lora
 from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.step import Compute
 
+# The model of `--tiny` where the data hold the playground's media.
+PLAYGROUND = "playground:48x2"
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -112,10 +115,11 @@ def tiny(experiment: Experiment) -> Experiment:
         checkpoint_every=5,
         evaluate_every=0,
     )
+    model = PLAYGROUND if made else tiny_model(experiment.model)
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
     return change(
         experiment,
-        model=change(experiment.model, path=tiny_model(experiment.model), sha256=""),
+        model=change(experiment.model, path=model, sha256=""),
         data=data,
         train=train,
         adapter=adapter,
@@ -138,7 +142,7 @@ def tiny_path(path: str) -> str:
 def tiny_model(source: ModelSource) -> str:
     """A random model of the same family."""
     known = source.path.startswith("playground:")
-    return "playground:48x2" if known else f"tiny:{source.family}"
+    return PLAYGROUND if known else f"tiny:{source.family}"
 
 
 def to_json(value: Any) -> Any:

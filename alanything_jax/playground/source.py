@@ -1,4 +1,6 @@
-"""The playground as a data source: `playground:NAME/COUNT[/SEED[/ERROR]]`.
+"""The playground as a data source: `playground:NAME/COUNT[/SEED[/ERROR[/SPLIT]]]`.
+
+SPLIT is train, tune or test, of lessons and demonstrations always train.
 
 prompts         no answer
 demonstrations  one answer of mixed skill
@@ -30,16 +32,19 @@ def examples(path: str) -> Iterator[Example]:
     try:
         count, seed = int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
         error = float(numbers[2]) if len(numbers) > 2 else 0.0
+        split = numbers[3] if len(numbers) > 3 else "train"
+        if split not in ("train", "tune", "test"):
+            raise ValueError(split)
         make = {
-            "prompts": lambda: iter(tasks.prompts("train", count, seed)),
+            "prompts": lambda: iter(tasks.prompts(split, count, seed)),
             "demonstrations": lambda: tasks.demonstrations(count, seed),
-            "attempts": lambda: tasks.attempts(count, seed),
-            "pairs": lambda: tasks.pairs(count, seed, error),
+            "attempts": lambda: tasks.attempts(count, seed, split),
+            "pairs": lambda: tasks.pairs(count, seed, error, split),
             "lessons": lambda: lessons(count, seed),
         }[name]
     except (KeyError, ValueError) as problem:
         raise ValueError(
-            f"{path!r}: write playground:NAME/COUNT[/SEED[/ERROR]] with NAME one of "
+            f"{path!r}: write playground:NAME/COUNT[/SEED[/ERROR[/SPLIT]]] with NAME one of "
             "prompts, demonstrations, attempts, pairs, lessons."
         ) from problem
     return make()

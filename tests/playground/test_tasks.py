@@ -228,6 +228,13 @@ def test_paths():
     assert json_of(source.examples("playground:attempts/2")) == json_of(
         tasks.attempts(2)
     )
-    for path in ("playground:", "playground:songs/3", "playground:pairs/many"):
+    test = list(source.examples("playground:pairs/9/1/0/test"))
+    assert json_of(test) == json_of(tasks.pairs(9, 1, 0.0, "test"))
+    for path in (
+        "playground:",
+        "playground:songs/3",
+        "playground:pairs/many",
+        "playground:pairs/3/1/0/dev",
+    ):
         with pytest.raises(ValueError, match="write playground:NAME/COUNT"):
             source.examples(path)
