@@ -48,7 +48,7 @@ def config() -> LLF:
         model=MODEL,
         data=Data("set by the pipeline", max_group_tokens=128),
         algorithm=DPO(beta=0.1, nll_weight=1.0),
-        optimizer=Optimizer(learning_rate=3e-5, warmup_steps=5, b2=0.98),
+        optimizer=Optimizer(learning_rate=5e-5, warmup_steps=5, b2=0.98),
         train=Train(steps=100, groups_per_step=32, checkpoint_every=50),
         compute=COMPUTE,
     )
