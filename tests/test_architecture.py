@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alanything_jax"
 
 # (rule, place) -> "YYYY-MM-DD reason"
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("budgets", "alanything_jax: "): (
+        "2026-11-25 some 190 lines over: the study came in; candidates to go are the own "
+        "HTTP client in rewards/wire.py (a library's work) and one of two ways to annotate"
+    )
+}
 
 # DESIGN section 2, lowest first. What shares a line may import each other, without cycles.
 LAYERS = (

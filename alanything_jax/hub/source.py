@@ -149,7 +149,21 @@ def playground_bundle(size: str, seed: int = 0, dtype: str = "float32") -> Bundl
     config = _config("llama", tokenizer, anything.padded_vocab(coder), shape, dtype)
     # Sequences are short, and a table of its own for output learns faster (measured).
     config |= {"rope_theta": 500.0, "tie_word_embeddings": False}
-    return _random(config, tokenizer, f"playground:{size}", seed, dtype, coder)
+    bundle = _random(config, tokenizer, f"playground:{size}", seed, dtype, coder)
+    return dataclasses.replace(bundle, params=_quiet(bundle.params, *shape[:2]))
+
+
+def _quiet(tree, width, layers):
+    """What 2 L branches add at first is together as large as the embeddings.
+
+    Embeddings are 1 / sqrt(D) large; branches of full size would drown which token it
+    was. After GPT-2's 1 / sqrt(2 L).
+    """
+    flat, size = params.flatten(tree), (2 * layers * width) ** -0.5
+    ends = ("/o/kernel", "/down/kernel")
+    return params.unflatten(
+        {path: x * size if path.endswith(ends) else x for path, x in flat.items()}
+    )
 
 
 def _random(config, tokenizer, source, seed, dtype, coder=None):

@@ -35,9 +35,6 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
     def norm(size, axis):
         return {"scale": ParamSpec((L, size), ("layers", axis), "ones")}
 
-    # What 2 L branches add at first is together as large as the embeddings, 1 / sqrt(D)
-    # (after GPT-2's 1 / sqrt(2 L)), or it would drown which token it was.
-    small = 2 * L * D
     qkv, o, mlp = (
         1 if cfg.qkv_bias else None,
         2 if cfg.o_bias else None,
@@ -47,7 +44,7 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
         "q": kernel((D, N, H), ("embed", "heads", None), D, qkv),
         "k": kernel((D, K, H), ("embed", "kv_heads", None), D, qkv),
         "v": kernel((D, K, H), ("embed", "kv_heads", None), D, qkv),
-        "o": kernel((N, H, D), ("heads", None, "embed"), N * H * small, o),
+        "o": kernel((N, H, D), ("heads", None, "embed"), N * H, o),
     }
     if cfg.qk_norm:
         attn |= {"q_norm": norm(H, None), "k_norm": norm(H, None)}
@@ -62,7 +59,7 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
             "mlp": {
                 "gate": kernel((D, F), ("embed", "mlp"), D, mlp),
                 "up": kernel((D, F), ("embed", "mlp"), D, mlp),
-                "down": kernel((F, D), ("mlp", "embed"), F * small, mlp),
+                "down": kernel((F, D), ("mlp", "embed"), F, mlp),
             },
         },
         "final_norm": {"scale": ParamSpec((D,), ("embed",), "ones")},
