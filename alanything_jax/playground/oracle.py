@@ -140,7 +140,8 @@ def critique(verdict: Verdict, dimension: str | None = None) -> str:
     said: list[str] = []
     for n, (kind, shown, asks, text) in enumerate(verdict.compared):
         world = WORLDS[kind]
-        things = [world.things(world.read(words)) for words in (text, shown)]
+        there = "" if shown == "nothing" else shown
+        things = [world.things(world.read(words)) for words in (text, there)]
         if kind not in [other[0] for other in verdict.compared[:n]]:
             said.append(f"shows {shown or 'nothing'}")
         checks = checked(*things, dimension)
