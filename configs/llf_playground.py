@@ -59,7 +59,7 @@ def config() -> LLF:
         align=align,
         prompts="playground:prompts/2048/7",
         templates="playground",
-        verify="none",
+        verify="critic",
         max_new_tokens=48,
         max_critique_tokens=48,
         shard_rows=256,

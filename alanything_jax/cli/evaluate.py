@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
         none = f"no checkpoint in {run} yet; next: {train}"
         lines.append(none if report["aligned"] is None else export)
     else:
-        lines = [f"wrote {run / 'report.json'}"]
+        made = sorted(path.name for path in run.iterdir() if path.is_file())
+        lines = [f"wrote {run}/ ({', '.join(made)})"]
     print("\n".join(lines))
     return 0 if report.get("complete", True) else 1

@@ -6,7 +6,7 @@ the same base for as many steps on as many pairs, and is scored on the same new 
     <run>/seed-0/base, critic       runs, shared by the arms
     <run>/seed-0/<arm>/             what makes its pairs, and its run
     <run>/seed-0/<arm>/scores.json  finished: never done again
-    <run>/study.json, table.md, figure.svg
+    <run>/report.json, table.md, figure.svg
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def study(
 
     Returns:
       `{arm: {"T1": {"mean", "gain": [value, low, high]}, "T0": ..., "pairs": ...}}`, also
-      in `<run>/study.json`, with a table and a figure beside it.
+      in `<run>/report.json`, with a table and a figure beside it.
     """
     run = Path(run_dir or Path("runs") / recipe.name)
     arms, seeds = recipe.arms, recipe.seeds
@@ -91,7 +91,7 @@ def study(
                 write_aside(path, json.dumps(found))
             done.setdefault(arm, []).append(json.loads(path.read_text()))
     report = study_report.figures(done)
-    write_json(run / "study.json", report)
+    write_json(run / "report.json", report)
     (run / "table.md").write_text(study_report.table(report), encoding="utf-8")
     (run / "figure.svg").write_text(study_report.figure(report), encoding="utf-8")
     say(study_report.table(report))

@@ -102,7 +102,7 @@ def _study(path, arms):
     recipe = dataclasses.replace(recipes.load(str(CONFIG)).tiny(), arms=arms)
     report = alanything_jax.evaluate(recipe, path, lambda line: None)
     assert set(report) == {"base", *arms}
-    for name in ("study.json", "table.md", "figure.svg"):
+    for name in ("report.json", "table.md", "figure.svg"):
         assert (path / name).is_file()
     for arm in arms:
         assert report[arm]["pairs"]["count"] > 0
