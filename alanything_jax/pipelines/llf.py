@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from alanything_jax import experiment as recipes
 from alanything_jax import hub
-from alanything_jax.data import groups, store, views
+from alanything_jax.data import store, views
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource, load_model
 from alanything_jax.pipelines import llf_stages as stages
@@ -180,11 +180,7 @@ def make_pairs(
     tokens, said = recipe.max_new_tokens, recipe.max_critique_tokens
     seed = (recipe.seed, number)
     run = stages.Runner(folder, seed, recipe.shard_rows, table, say)
-    rows = [
-        stages.Row(dataclasses.replace(example, responses=(), feedback=stages.EMPTY))
-        for _, example in groups.examples(recipe.prompts)
-        if not isinstance(example, Exception)
-    ]
+    rows = stages.rows_of(recipe.prompts)
     rows = run("sample", rows, stages.sampler(policy, tokens), policy)
     rows = run("critique", rows, stages.critic(critic, words, recipe, said), critic)
     rows = run("refine", rows, stages.refiner(refiner, words, recipe, tokens), refiner)

@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
-from alanything_jax.data import store, views
+from alanything_jax.data import groups, store, views
 from alanything_jax.experiment import differences
 from alanything_jax.generation.generate import Answer, encode_prompt, generate
 from alanything_jax.generation.sampler import Sampling
@@ -168,6 +168,15 @@ def same_recipe(path: Path, recipe: Any) -> None:
                 f"{'; '.join(changed)}. Give another --run-dir, or remove it."
             )
     write_aside(path, json.dumps(recipe, indent=1) + "\n")
+
+
+def rows_of(prompts: str) -> list[Row]:
+    """A source's prompts; its responses and feedback are not read."""
+    return [
+        Row(dataclasses.replace(example, responses=(), feedback=EMPTY))
+        for _, example in groups.examples(prompts)
+        if not isinstance(example, Exception)
+    ]
 
 
 def sampler(policy: Writer, max_new_tokens: int) -> Stage:

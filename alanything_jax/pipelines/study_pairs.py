@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alanything_jax import hub
-from alanything_jax.data import groups, store, views
+from alanything_jax.data import store, views
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import load_model
 from alanything_jax.pipelines import llf_stages as stages
@@ -49,11 +49,7 @@ def two_samples(whole: LLF, home: Path, say: Any, ranker: str) -> Path:
         load_model(whole.align.model), Sampling(whole.temperature), whole.shard_rows
     )
     run = stages.Runner(home, (whole.seed, 0), whole.shard_rows, [], say)
-    rows = [
-        stages.Row(dataclasses.replace(e, responses=(), feedback=stages.EMPTY))
-        for _, e in groups.examples(whole.prompts)
-        if not isinstance(e, Exception)
-    ]
+    rows = stages.rows_of(whole.prompts)
     for name in ("first", "second"):
         rows = run(name, rows, stages.sampler(policy, whole.max_new_tokens), policy)
     judge = policy
