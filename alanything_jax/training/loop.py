@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -151,14 +150,11 @@ def _profiled(text):
 
 def check_finite(numbers: Mapping[str, float], data: pipeline.StepData) -> None:
     """Stop on a loss or gradient that is not finite, naming step and records."""
-    bad = {n: numbers[n] for n in ("loss", "grad_norm") if not np.isfinite(numbers[n])}
-    if bad:
-        raise FloatingPointError(
-            f"step {data.step + 1}: {bad} is not finite. Its records are "
-            f"{list(data.ids)}. Look at them with `alanything data inspect`, lower "
-            "optimizer.learning_rate, or compute in float32; the last checkpoint is "
-            "from before this step."
-        )
+    advice = (
+        f"Its records are {list(data.ids)}. Look at them with `alanything data inspect`, "
+        "lower optimizer.learning_rate, or compute in float32"
+    )
+    run_dir.check_finite(numbers, data.step + 1, advice)
 
 
 def _timing(number, took, waited, tokens):
