@@ -26,7 +26,7 @@ def config() -> LLF:
         data=Data("playground:lessons/30000", heldout_groups=256, max_group_tokens=128),
         algorithm=SFT(),
         optimizer=Optimizer("muon", learning_rate=5e-3, warmup_steps=20, b2=0.98),
-        train=Train(steps=1600, groups_per_step=64, checkpoint_every=100),
+        train=Train(steps=1400, groups_per_step=64, checkpoint_every=100),
         compute=COMPUTE,
     )
     critic = Experiment(
