@@ -61,6 +61,13 @@ def export(run_dir: Any, out_dir: Any = None, adapter: bool = False) -> Any:
     return pipeline.export(run_dir, out_dir, adapter=adapter)
 
 
+def plan(experiment: Any, topology: str, slices: int = 1, say: Any = print) -> Any:
+    """Compile a recipe's step for a TPU topology; see `alanything_jax.planning.plan`."""
+    from alanything_jax.planning import plan as planning
+
+    return planning.plan(experiment, topology, slices, say)
+
+
 def generate(*args: Any, **kwargs: Any) -> Any:
     """Answers for prompts; see `alanything_jax.generation.generate.generate`."""
     from alanything_jax.generation import generate as engine

@@ -21,13 +21,18 @@ class CheckpointError(RuntimeError):
 
 
 @contextlib.contextmanager
-def manager(directory: Path, keep: int) -> Iterator[Any]:
-    """An Orbax checkpointer for a run; leaving it waits for the save in flight."""
+def manager(directory: Any, keep: int) -> Iterator[Any]:
+    """An Orbax checkpointer for a run; leaving it waits for the save in flight.
+
+    Args:
+      directory: a path, or an `epath.Path` into a bucket. All processes share it.
+    """
     # Orbax logs a failed save with its traceback and raises it too: once is enough.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     policies = ocp.training.preservation_policies
+    local = isinstance(directory, Path)
     with ocp.training.Checkpointer(
-        Path(directory).absolute(),
+        directory.absolute() if local else directory,
         preservation_policy=policies.LatestN(keep),
         cleanup_tmp_directories=True,
     ) as checkpoints:

@@ -25,10 +25,12 @@ VERBS = {
     "data": ("data", "convert, inspect, check data"),
     "export": ("export", "a run as a Hugging Face directory"),
     "verify": ("verify", "reload an exported directory and compare"),
+    "plan": ("plan", "memory and step time on a TPU topology, without a TPU"),
     "chat": ("chat", "talk to a model"),
 }
 
-
+# What all hosts of a TPU pod run at once; unless told to, other verbs wait for nobody.
+_TOGETHER = ("train", "llf")
 # Device files of TPUs, NVIDIA, AMD and WSL cards.
 _ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd", "/dev/dxg")
 
@@ -54,20 +56,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         print(f"there is no verb {argv[0]!r}.{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"alanything_jax.cli.{VERBS[argv[0]][0]}")
+    from alanything_jax.sharding import distributed
+
     try:
+        options, argv = distributed.arguments(argv)
+        if options or argv[0] in _TOGETHER or "ALANYTHING_COORDINATOR" in os.environ:
+            distributed.distributed_init(**options)
+        module = importlib.import_module(f"alanything_jax.cli.{VERBS[argv[0]][0]}")
         return module.main(argv[1:])
+    except distributed.Preempted as news:
+        print(news, file=sys.stderr)
+        return distributed.PREEMPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        code = 130
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if os.environ.get("ALANYTHING_TRACEBACK"):
             raise
+        code = distributed.PREEMPTED if distributed.lost_peer(error) else 1
         console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
         console.print("[bold red]error:[/]", end=" ")
+        if code == distributed.PREEMPTED:
+            news = "another host is gone: see its log; the same command goes on. "
+            console.print(news, end="")
         console.print(str(error) or type(error).__name__, markup=False)
         console.print("(ALANYTHING_TRACEBACK=1 shows where)", style="dim")
-        return 1
+    except SystemExit as end:
+        if end.code:  # A command line that this host alone may find wrong.
+            distributed.leave(2)
+        raise
+    distributed.leave(code)
+    return code
 
 
 def _with_huge_pages():
@@ -85,7 +104,9 @@ def _with_huge_pages():
 def _usage():
     lines = "\n".join(f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items())
     return (
-        f"usage: alanything VERB ...\n\n{lines}\n\nalanything VERB --help tells more."
+        f"usage: alanything VERB ...\n\n{lines}\n\nalanything VERB --help tells more. On "
+        "several hosts: --coordinator HOST:PORT --num-processes N --process-id I\non each, "
+        "or ALANYTHING_COORDINATOR and so on; TPU hosts find each other."
     )
 
 

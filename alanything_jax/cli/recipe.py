@@ -16,7 +16,7 @@ from alanything_jax import experiment as recipes
 
 # Which verbs take a recipe of a type; others are for `evaluate`.
 _VERBS = {
-    "Experiment": ("train", "evaluate"),
+    "Experiment": ("train", "evaluate", "plan"),
     "CodecRecipe": ("train",),
     "LLF": ("llf",),
     "Annotation": ("annotate",),
@@ -69,11 +69,11 @@ def parse(
                 "Run it without --tiny."
             )
         experiment = small(experiment)
-    run_dir = _take(argv, "--run-dir")
+    run_dir = take(argv, "--run-dir")
     return Call(override(experiment, argv, f"alanything {verb} CONFIG"), run_dir)
 
 
-def _take(argv: list[str], flag: str) -> str | None:
+def take(argv: list[str], flag: str) -> str | None:
     """Remove `flag VALUE` or `flag=VALUE` from argv and return the value."""
     for n, item in enumerate(argv):
         if item == flag and n + 1 < len(argv):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from alanything_jax import train
 from alanything_jax.cli import recipe
+from alanything_jax.sharding import distributed
 from alanything_jax.training.codec import CodecRecipe
 
 
@@ -13,6 +14,8 @@ def main(argv: Sequence[str]) -> int:
     """Train a recipe, or resume its run directory."""
     call = recipe.parse("train", argv)
     run = train(call.experiment, call.run_dir)
+    if not distributed.is_primary():
+        return 0
     if isinstance(call.experiment, CodecRecipe):
         print(
             f"wrote {run.path}/ (codec.safetensors, codec.json, metrics.jsonl)\n"

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from alanything_jax.data import packing
-from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.data.encode import Branch, EncodedGroup
 from alanything_jax.schema import Batch
 
 
@@ -57,6 +57,7 @@ class StepSource:
       groups_per_step, seed, couples: as in `members` and `packing.plan`.
       token_numbers: per name and group, arrays per branch (cached log-probs).
       shuffle: False keeps the data's order (evaluation); then the last step may be short.
+      rows: those of a microbatch that this process fills; None = all.
     """
 
     groups: Sequence[EncodedGroup]
@@ -66,6 +67,7 @@ class StepSource:
     couples: bool = True
     token_numbers: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None
     shuffle: bool = True
+    rows: Sequence[int] | None = None
 
     def __post_init__(self):
         if not self.groups:
@@ -90,7 +92,8 @@ class StepSource:
         return StepData(
             step=step,
             microbatches=tuple(
-                packing.lay_out(groups, rows, self.layout, numbers) for rows in planned
+                lay_out(groups, rows, self.layout, numbers, self.rows)
+                for rows in planned
             ),
             places=tuple(packing.slots(rows) for rows in planned),
             ids=tuple(group.id for group in groups),
@@ -103,6 +106,45 @@ class StepSource:
     def num_steps(self) -> int:
         """Steps that show every group once (the last may be short)."""
         return -(-len(self.groups) // self.groups_per_step)
+
+
+def lay_out(
+    groups: Sequence[EncodedGroup],
+    rows: list[list[packing.Piece]],
+    layout: packing.Layout,
+    numbers: Mapping[str, Sequence[Sequence[np.ndarray]]],
+    own: Sequence[int] | None = None,
+) -> Batch:
+    """As `packing.lay_out`, but token arrays hold only rows `own` of the microbatch.
+
+    Tables and numbers of groups are of all rows: every process has them whole.
+    """
+    if own is None:
+        return packing.lay_out(groups, rows, layout, numbers)
+    change = dataclasses.replace
+    empty = [
+        change(
+            group,
+            prompt=group.prompt[:0],
+            prompt_stream=None,
+            branches=tuple(Branch(b.tokens[:0], b.scored[:0]) for b in group.branches),
+        )
+        for group in groups
+    ]
+    whole = packing.lay_out(empty, rows, change(layout, row_tokens=0))
+    some = [rows[n] if n < len(rows) else [] for n in own]
+    part = change(layout, rows=len(own), numbers=())
+    batch = packing.lay_out(groups, some, part, numbers)
+    # Responses were counted within `own`; -1 = not scored stays, by the last entry.
+    size, places = layout.responses, packing.slots(rows)
+    flat = np.full(layout.groups * size + 1, -1, np.int32)
+    for group, slot in packing.slots(some).items():
+        flat[slot * size : (slot + 1) * size] = places[group] * size + np.arange(size)
+    return batch.replace(
+        response=flat[batch.response],
+        table=whole.table,
+        numbers=batch.numbers | whole.numbers,
+    )
 
 
 def iterate(

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from alanything_jax.sharding import pjit
 from alanything_jax.training import parts as compiled
 from alanything_jax.training import step
 from alanything_jax.training.prepare import Prepared
@@ -49,6 +50,7 @@ def measure(
         weight = len(data.ids)
         for batch, outputs, placed in zip(batches, fixed, data.places, strict=True):
             sums, value, token = parts.measure(params, batch, outputs, counts)
+            value, token = pjit.fetch(value), pjit.fetch(token)
             for name, mean in sums.items():
                 pair = (mean.total * weight, weight) if name == "loss" else mean
                 totals[name] = totals.get(name, 0) + np.array([float(x) for x in pair])
@@ -56,8 +58,8 @@ def measure(
             for group, slot in placed.items():
                 row = number * source.groups_per_step + group
                 here = table[slot] >= 0
-                values[row, here] = np.asarray(value)[table[slot][here]]
-                tokens[row, here] = np.asarray(token)[table[slot][here]]
+                values[row, here] = value[table[slot][here]]
+                tokens[row, here] = token[table[slot][here]]
     loss = totals.pop("loss")
     means = {n: float(t / c) for n, (t, c) in sorted(totals.items()) if c > 0}
     # Every microbatch of a step added the step's weight; what counts is groups.

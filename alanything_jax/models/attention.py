@@ -7,15 +7,20 @@ index[q] - index[k] < window. Rows may hold tokens in any order.
 
 from __future__ import annotations
 
+import functools
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.sharding import PartitionSpec
 
-from alanything_jax.models import blockwise
+from alanything_jax.models import blockwise, flash
 from alanything_jax.schema import Batch
+from alanything_jax.sharding.rules import Rules, axes_of
 
-BACKENDS = ("dense", "blockwise")
+BACKENDS = ("dense", "blockwise", "flash")
 
 
 @flax.struct.dataclass
@@ -75,14 +80,52 @@ def plan(rows: Rows, window: int | None, backend: str, block: int):
     mask = visible(rows, rows, window)
     if backend == "dense":
         return mask
-    return blockwise.plan(mask, block)
+    if backend == "blockwise":
+        return blockwise.plan(mask, block)
+    ids = jnp.stack([rows.group, rows.branch, rows.index, rows.span], axis=1)
+    return flash.plan(ids, mask, window, block)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, planned) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, planned, rules: Rules | None = None
+) -> jax.Array:
     """Attention of a row with itself, by the backend that `plan` prepared.
+
+    On a mesh every device does its own rows and heads. Where rows are cut along their
+    length, heads are dealt out instead while attention runs, so that each device sees
+    whole rows (two all-to-alls, DeepSpeed-Ulysses, arXiv:2309.14509).
 
     q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H].
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty or mesh.size == 1:
+        return _attend(q, k, v, planned)
+    batch, length, heads = (axes_of(a, rules) for a in ("batch", "length", "heads"))
+    ways = math.prod(mesh.shape[axis] for axis in length)
+    tokens = PartitionSpec(batch, length or None, heads or None)
+    whole = jax.tree.map(
+        lambda x: PartitionSpec(batch if x.ndim > 1 else None), planned
+    )
+
+    def local(q, k, v, planned):
+        if ways == 1:
+            return _attend(q, k, v, planned)
+        deal = functools.partial(jax.lax.all_to_all, axis_name=length, tiled=True)
+        q, k, v = (deal(x, split_axis=2, concat_axis=1) for x in (q, k, v))
+        return deal(_attend(q, k, v, planned), split_axis=1, concat_axis=2)
+
+    return jax.shard_map(
+        local,
+        in_specs=(tokens, tokens, tokens, whole),
+        out_specs=tokens,
+        # The kernels say nothing of how their results vary over the mesh.
+        check_vma=False,
+    )(q, k, v, planned)
+
+
+def _attend(q, k, v, planned):
+    if isinstance(planned, flash.Plan):
+        return flash.attend(q, k, v, planned)
     if isinstance(planned, blockwise.Plan):
         return blockwise.attend(q, k, v, planned)
     return dense(q, k, v, planned)

@@ -16,6 +16,7 @@ from alanything_jax.models import attention, blockwise, layers
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.params import ParamSpec
 from alanything_jax.schema import Batch
+from alanything_jax.sharding.rules import Rules, constrain
 
 REMAT = ("none", "dots", "full")
 
@@ -84,10 +85,12 @@ def hidden(
     remat: str = "none",
     backend: str = "dense",
     block: int = 128,
+    rules: Rules | None = None,
 ) -> jax.Array:
     """Hidden states [B, T, D] after the final norm, for a whole batch of groups.
 
-    `mixed` multiplies by kernels in bfloat16 while all else is in `compute_dtype`.
+    `mixed` multiplies by kernels in bfloat16 while all else is in `compute_dtype`;
+    `rules` place activations on the mesh that is set.
     """
     rows = attention.rows_of(batch)
     full = attention.plan(rows, None, backend, block)
@@ -97,15 +100,20 @@ def hidden(
 
     def attend(q, k, v, slides, _):
         if sliding is None:
-            return attention.attend(q, k, v, full), None
+            return attention.attend(q, k, v, full, rules), None
         mask = jax.tree.map(lambda a, b: jnp.where(slides, a, b), sliding, full)
-        return attention.attend(q, k, v, mask), None
+        return attention.attend(q, k, v, mask, rules), None
 
-    x = embed(params, batch.tokens, compute_dtype)
+    def place(x):
+        return constrain(x, ("batch", "length", None), rules)
+
+    # Each device casts its shards, so that it is the small copies that travel.
+    params = jax.tree.map(lambda x: x.astype(compute_dtype), params)
+    x = place(embed(params, batch.tokens, compute_dtype))
     position = batch.position[:, 0]
-    return _run(params, cfg, x, position, attend, None, lora, lora_scale, remat, mixed)[
-        0
-    ]
+    return _run(
+        params, cfg, x, position, attend, None, lora, lora_scale, remat, mixed, place
+    )[0]
 
 
 def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
@@ -115,7 +123,19 @@ def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
     )
 
 
-def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat, mixed=False):
+def _run(
+    params,
+    cfg,
+    x,
+    position,
+    attend,
+    cache,
+    lora,
+    lora_scale,
+    remat,
+    mixed=False,
+    place=lambda x: x,
+):
     """Scan the stacked layers; `attend(q, k, v, slides, cache) -> (out, cache)`."""
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r}: choose one of {REMAT}.")
@@ -125,9 +145,10 @@ def _run(params, cfg, x, position, attend, cache, lora, lora_scale, remat, mixed
 
     def body(x, layer):
         p, adapter, slides, cache = layer
-        return _layer(
+        x, cache = _layer(
             x, p, adapter, cfg, tables, slides, cache, attend, lora_scale, mixed
         )
+        return place(x), cache
 
     if remat == "full":
         body = jax.checkpoint(body)

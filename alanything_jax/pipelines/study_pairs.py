@@ -143,7 +143,10 @@ ARMS: dict[str, tuple[Maker | None, dict[str, Any]]] = {
     "binary10_cost4": (binary, {"error": 0.1, "times": 4}),
     "onpolicy_oracle": (two_samples, {"ranker": "oracle"}),
     "onpolicy_critic": (two_samples, {"ranker": "critic"}),
-    "refine_nocritique": (feedback_pairs, {"feedback": nothing_said}),
+    "refine_nocritique": (
+        feedback_pairs,
+        {"feedback": nothing_said, "verify": "none"},
+    ),
     "sft_refined": (feedback_pairs, {"verify": "none"}),
     "llf": (None, {"verify": "none"}),
     "llf_verified": (None, {"verify": "critic"}),

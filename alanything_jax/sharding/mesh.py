@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 
-from alanything_jax.sharding.rules import MESH_AXES
+from alanything_jax.sharding.rules import MESH_AXES, Rules, axes_of
 
 
-def make(sizes: Sequence[str] = ()) -> jax.sharding.Mesh:
+def make(
+    sizes: Sequence[str] = (), devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
     """A mesh from `axis=size` strings; -1 takes the devices that are left.
+
+    Devices of several TPU slices are put along `replica`, since slices are joined by the
+    slower network: only gradients cross it.
+
+    Args:
+      devices: of a topology to compile for; None = those of this run.
 
     Raises:
       ValueError: an unknown axis, or a product that is not a number of devices we have.
@@ -29,7 +39,7 @@ def make(sizes: Sequence[str] = ()) -> jax.sharding.Mesh:
         # XLA:CPU's pool has a thread a device, and independent collectives of one
         # program deadlock in it. It reads its size from here, before the first use.
         os.environ.setdefault("NPROC", "32")
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     if -1 in given.values():
         known = math.prod(size for size in given.values() if size > 0)
         rest = len(devices) // known
@@ -43,4 +53,36 @@ def make(sizes: Sequence[str] = ()) -> jax.sharding.Mesh:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}."
         )
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices[:wanted]})
+    if slices > 1:
+        if shape[0] % slices:
+            raise ValueError(
+                f"{slices} slices and replica={shape[0]}: give the mesh a replica axis "
+                f"that is a multiple of {slices}, such as replica={slices}."
+            )
+        within = (shape[0] // slices, *shape[1:])
+        across = (slices,) + (1,) * len(shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=auto)
     return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices[:wanted])
+
+
+def rows(mesh: jax.sharding.Mesh, rules: Rules, asked: int) -> int:
+    """Rows of a microbatch: as asked, or, of 0, one for each device that rows go to.
+
+    Raises ValueError: the devices cannot share them evenly.
+    """
+    axes = axes_of("batch", rules)
+    share = ways(mesh, axes)
+    if asked % share:
+        raise ValueError(
+            f"rows_per_microbatch={asked} cannot be shared evenly by the {share} devices "
+            f"of mesh axes {'+'.join(axes)}: give a multiple of {share}, or 0 for one row "
+            "each."
+        )
+    return asked or share
+
+
+def ways(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> int:
+    """Into how many parts these mesh axes cut a dim."""
+    return math.prod(mesh.shape[axis] for axis in axes)

@@ -12,7 +12,7 @@ MESH_AXES = ("replica", "fsdp", "tensor", "sequence", "expert")
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
-# `batch` is a dim of the data; all others are dims of parameters.
+# `batch` and `length` are dims of the data; all others are dims of parameters.
 FSDP: Rules = {"batch": ("replica", "fsdp"), "embed": "fsdp"}
 FSDP_TENSOR: Rules = {
     **FSDP,
@@ -21,7 +21,13 @@ FSDP_TENSOR: Rules = {
     "mlp": "tensor",
     "vocab": "tensor",
 }
-PRESETS: Mapping[str, Rules] = {"fsdp": FSDP, "fsdp_tensor": FSDP_TENSOR}
+# Rows are cut along their length: long contexts of many media.
+SEQUENCE: Rules = {**FSDP_TENSOR, "length": "sequence"}
+PRESETS: Mapping[str, Rules] = {
+    "fsdp": FSDP,
+    "fsdp_tensor": FSDP_TENSOR,
+    "sequence": SEQUENCE,
+}
 
 
 def preset(name: str) -> Rules:
@@ -29,6 +35,23 @@ def preset(name: str) -> Rules:
     if name not in PRESETS:
         raise ValueError(f"sharding rules {name!r}: choose one of {sorted(PRESETS)}.")
     return PRESETS[name]
+
+
+def axes_of(axis: str, rules: Rules) -> tuple[str, ...]:
+    """The mesh axes over which one logical axis is cut; none is the empty tuple."""
+    mapped = rules.get(axis)
+    return (mapped,) if isinstance(mapped, str) else tuple(mapped or ())
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...], rules: Rules | None):
+    """`x`, held to its place on the mesh that is set; on one device nothing to hold.
+
+    Without it the compiler may choose to gather activations instead of weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(axes, rules))
 
 
 def partition(axes: tuple[str | None, ...], rules: Rules) -> PartitionSpec:

@@ -25,9 +25,10 @@ from alanything_jax.checkpoint import manager as checkpoints
 from alanything_jax.data import pipeline
 from alanything_jax.evaluation import heldout
 from alanything_jax.experiment import Experiment
+from alanything_jax.sharding import distributed
+from alanything_jax.training import goodput, run_dir
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import parts as compiled
-from alanything_jax.training import run_dir
 from alanything_jax.training.prepare import prepare
 from alanything_jax.training.writers import open_writers
 
@@ -58,7 +59,10 @@ def train(
     Raises:
       ValueError: the directory belongs to another config, or the data does not fit.
       FloatingPointError: a loss or gradient is not finite; names step and records.
+      Preempted: a SIGTERM came; what was reached is saved, and the same call goes on.
     """
+    say = say if distributed.is_primary() else (lambda line: None)
+    began = time.time()
     run = run_dir.open_run(directory or Path("runs") / experiment.name, experiment)
     prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
     total = num_steps(experiment, len(prepared.train.groups))
@@ -70,20 +74,27 @@ def train(
         state = compiled.initial_state(
             prepared.trainable, prepared.shardings, prepared.mesh, transformation
         )
-        start = checkpoints.latest_step(saved) or 0
+        start = distributed.gather(checkpoints.latest_step(saved) or 0)[0]
         if start:
-            state = checkpoints.restore(saved, state)
-            say(f"resuming {run.path} after step {start} of {total}")
+            state = checkpoints.restore(saved, state, start)
+            say(f"resuming {run} after step {start} of {total}")
         for path in (run.metrics, run.timing):
             run_dir.cut_after(path, start if start else -1)
         parts = compiled.compile_parts(prepared, transformation)
-        _loop(experiment, run, prepared, parts, state, saved, range(start, total), say)
+        steps = range(start, total)
+        with goodput.record(run.goodput, start) as record:
+            record.spent["init"] = time.time() - began
+            _loop(experiment, run, prepared, parts, state, saved, steps, record)
+    run_dir.push(run)
+    say(f"{total} steps done; metrics in {run.metrics}")
+    if distributed.is_primary():
+        say(goodput.summary(run.goodput))
     return run
 
 
-def _loop(experiment, run, prepared, parts, state, saved, steps, say):
+def _loop(experiment, run, prepared, parts, state, saved, steps, record):
     """Steps `steps`, with evaluation, metrics, profile and checkpoints around them."""
-    options, total = experiment.train, steps.stop
+    options, total, primary = experiment.train, steps.stop, distributed.is_primary()
     schedule = optimizers.learning_rate(experiment.optimizer, total)
     evaluate = functools.partial(heldout.evaluate, prepared, parts)
     first, last = _profiled(options.profile_steps)
@@ -93,24 +104,30 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, say):
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[news]}"),
+        disable=not primary,
     )
+    sinks = (primary and options.tensorboard, primary and options.wandb)
     with (
         progress,
-        open_writers(
-            run.path, experiment.name, options.tensorboard, options.wandb
-        ) as write,
+        open_writers(run.path, experiment.name, *sinks) as write,
+        distributed.preemption() as preempted,
     ):
         task = progress.add_task("train", total=total, completed=steps.start, news="")
         if steps.start == 0 and prepared.heldout:
-            run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
-        waited = time.perf_counter()
-        for data in pipeline.iterate(prepared.train, steps.start, total):
-            number, began = data.step + 1, time.perf_counter()
-            if number == first:
+            with record.span("evaluation"):
+                run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
+        source = iter(pipeline.iterate(prepared.train, steps.start, total))
+        for number in range(steps.start + 1, total + 1):
+            waited = time.perf_counter()
+            with record.span("data wait"):
+                data = next(source)
+            began = time.perf_counter()
+            if number == first and primary:
                 jax.profiler.start_trace(str(run.path / "profile"))
             rate = float(schedule(data.step))
-            state, numbers = compiled.run_step(parts, prepared, state, data)
-            if number == last:
+            with record.span("step"):
+                state, numbers = compiled.run_step(parts, prepared, state, data)
+            if number == last and primary:
                 jax.profiler.stop_trace()
             check_finite(numbers, data)
             took = time.perf_counter() - began
@@ -122,18 +139,27 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, say):
             }
             due = options.evaluate_every and number % options.evaluate_every == 0
             if prepared.heldout and (due or number == total):
-                numbers |= evaluate(state.trainable)
+                with record.span("evaluation"):
+                    numbers |= evaluate(state.trainable)
             run_dir.append(run.metrics, {"step": number} | numbers)
             run_dir.append(
                 run.timing, _timing(number, took, began - waited, data.tokens)
             )
             write(number, numbers)
             progress.update(task, completed=number, news=_news(numbers))
-            if number % options.checkpoint_every == 0 or number == total:
-                checkpoints.save(saved, number, state)
-            waited = time.perf_counter()
-        checkpoints.wait(saved, total)
-    say(f"{total} steps done; metrics in {run.metrics}")
+            stop = preempted(number) and number < total
+            if number % options.checkpoint_every == 0 or number == total or stop:
+                with record.span("checkpoint"):
+                    run_dir.push(run)
+                    checkpoints.save(saved, number, state)
+                    if stop or number == total:
+                        checkpoints.wait(saved, number)
+            record.line(number)
+            if stop:
+                raise distributed.Preempted(
+                    f"asked to stop: step {number} of {total} is saved in {run}. The "
+                    "same command goes on from there."
+                )
 
 
 def _profiled(text):

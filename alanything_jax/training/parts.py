@@ -32,9 +32,16 @@ class Compiled:
 
 def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
     """Jit every part, with parameters sharded on the way out as on the way in."""
-    program = prepared.program
     owned = (prepared.trainable, prepared.shardings, prepared.mesh)
-    placed = {path: prepared.shardings[path] for path in prepared.trainable}
+    placed = state_shardings(*owned, transformation)
+    return jit_parts(prepared.program, transformation, placed)
+
+
+def jit_parts(
+    program: step.Program, transformation: Any, state_placed: step.State
+) -> Compiled:
+    """The jitted parts, given where the state lies; nothing is traced yet."""
+    placed = state_placed.trainable
     return Compiled(
         totals=jax.jit(functools.partial(step.totals, program)),
         frozen=jax.jit(functools.partial(step.frozen_outputs, program)),
@@ -48,7 +55,7 @@ def compile_parts(prepared: Prepared, transformation: Any) -> Compiled:
         measure=jax.jit(functools.partial(step.measure, program)),
         apply=pjit.jit_step(
             functools.partial(step.apply, transformation),
-            (state_shardings(*owned, transformation), None),
+            (state_placed, None),
             (0,),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
@@ -20,8 +22,8 @@ from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import params as trees
 from alanything_jax.models.lora import lora_specs
+from alanything_jax.sharding import distributed, pjit, rules
 from alanything_jax.sharding import mesh as meshes
-from alanything_jax.sharding import pjit, rules
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import reference
 from alanything_jax.training.step import Flat, Program, run_role
@@ -57,26 +59,34 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     algorithm = experiment.algorithm
     scoring = "scores" in algorithm.roles.values()
     mesh = meshes.make(experiment.compute.mesh)
+    if distributed.several() and mesh.size < jax.device_count():
+        raise ValueError(
+            f"compute.mesh {experiment.compute.mesh} takes {mesh.size} of the "
+            f"{jax.device_count()} devices of {jax.process_count()} processes, which must "
+            "all take part: give it all of them, such as --compute.mesh fsdp=-1 and "
+            "--compute.rows-per-microbatch 0."
+        )
     table = rules.preset(experiment.compute.rules)
     bundle = load_model(experiment.model, score_head=scoring, seed=experiment.seed)
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
     )
-    train, heldout = load_groups(
-        experiment.data,
-        bundle.tokenizer,
-        algorithm.min_responses,
-        quarantine,
-        say,
-        bundle.coder,
-    )
+    with tempfile.TemporaryDirectory() as elsewhere:
+        train, heldout = load_groups(
+            experiment.data,
+            bundle.tokenizer,
+            algorithm.min_responses,
+            quarantine if distributed.is_primary() else Path(elsewhere) / "bad.jsonl",
+            say,
+            bundle.coder,
+        )
     program = program_of(experiment, bundle)
     trainable, frozen, rates, shardings = partition(
         experiment, program, bundle, mesh, table, scoring
     )
     size = max(len(group.branches) for group in [*train, *heldout])
     layout = packing.Layout(
-        rows=experiment.compute.rows_per_microbatch,
+        rows=meshes.rows(mesh, table, experiment.compute.rows_per_microbatch),
         row_tokens=experiment.compute.row_tokens,
         groups=experiment.train.groups_per_step,
         responses=size,
@@ -84,10 +94,13 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     )
     numbers = [None, None]
     if program.frozen_roles and experiment.reference == "cached":
+        host = _prefixed(program.trained, trees.flatten(bundle.params))
+        params = (reference.fingerprint(host), frozen | trainable)
         with jax.set_mesh(mesh):
             numbers = _reference_logps(
-                program, frozen | trainable, (train, heldout), layout, mesh, table, say
+                program, params, (train, heldout), layout, mesh, table, say
             )
+    own = pjit.own_rows(mesh, table, layout.rows) if distributed.several() else None
 
     def source(groups, numbers, shuffle):
         return pipeline.StepSource(
@@ -98,6 +111,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             algorithm.couples,
             numbers,
             shuffle,
+            own,
         )
 
     return Prepared(
@@ -163,7 +177,7 @@ def partition(experiment, program, bundle, mesh, table, scoring):
     for path in list(values):
         # A copy: what trains is donated step by step, while `bundle` keeps the base.
         value = values.pop(path)
-        placed[path] = jax.device_put(
+        placed[path] = pjit.place(
             jnp.array(value) if path in live else value, shardings[path]
         )
     trainable = {path: placed.pop(path) for path in sorted(live)}
@@ -176,15 +190,16 @@ def _prefixed(role, flat):
 
 def _reference_logps(program, params, splits, layout, mesh, table, say):
     """Per split `{role_logps: per group and branch}`, read from the cache or computed."""
+    weights, params = params
     base = {p: v for p, v in params.items() if not p.startswith("lora/")}
-    weights = reference.fingerprint(base)
     role = program.frozen_roles[0]
     kind = f"{program.compute_dtype} {program.config.grammar or ''}".strip()
     forward = jax.jit(functools.partial(run_role, program, role))
     plain = dataclasses.replace(layout, numbers=())
 
     def logps(batch):
-        return forward(base, pjit.place_batch(batch, mesh, table)).logps
+        placed = pjit.place_batch(batch, mesh, table, whole=True)
+        return pjit.fetch(forward(base, placed).logps)
 
     out = []
     for groups in splits:
@@ -193,17 +208,35 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
 
         def make(groups=groups, path=path):
             say(f"reference log-probs of {len(groups)} groups, once, into {path}")
-            with Progress(
-                "reference", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            ) as bar:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            off = not distributed.is_primary()
+            with Progress("reference", *columns, disable=off) as bar:
                 task = bar.add_task("reference", total=len(groups))
                 return reference.compute(
                     logps, groups, plain, lambda done: bar.update(task, completed=done)
                 )
 
         out.append(
-            {f"{role}_logps": reference.cached(path, key, groups, make)}
-            if groups
-            else None
+            {f"{role}_logps": _shared(path, key, groups, make)} if groups else None
         )
     return out
+
+
+def _shared(path, key, groups, make):
+    """`reference.cached`; of several processes, only process 0 has the file."""
+    if not distributed.several():
+        return reference.cached(path, key, groups, make)
+    primary = distributed.is_primary()
+    found = distributed.gather(primary and path.exists())[0]
+    values = None if found else make()
+    if primary:
+        values = reference.cached(path, key, groups, lambda: values)
+    if not found:
+        return values
+    sizes = [len(branch.tokens) for group in groups for branch in group.branches]
+    flat = np.zeros(sum(sizes), np.float32)
+    if primary:
+        flat = np.concatenate([array for row in values for array in row])
+    flat = multihost_utils.broadcast_one_to_all(flat)
+    pieces = iter(np.split(flat, np.cumsum(sizes)[:-1]))
+    return [[next(pieces) for _ in group.branches] for group in groups]

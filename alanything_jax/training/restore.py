@@ -15,11 +15,11 @@ from alanything_jax.checkpoint import manager as checkpoints
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import lora
 from alanything_jax.models.params import unflatten
+from alanything_jax.sharding import distributed, pjit, rules
 from alanything_jax.sharding import mesh as meshes
-from alanything_jax.sharding import rules
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import parts, prepare
-from alanything_jax.training.run_dir import RunDir
+from alanything_jax.training.run_dir import RunDir, locate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,12 @@ def load_run(directory: str | Path) -> Restored:
 
     Raises FileNotFoundError: no run, or a run without a checkpoint yet.
     """
-    run = RunDir(Path(directory))
+    run = locate(directory)
     experiment = recipe_of(run)
     scoring = "scores" in experiment.algorithm.roles.values()
-    mesh, table = meshes.make(), rules.preset(experiment.compute.rules)
+    # Several processes hold it together, on the run's own mesh.
+    mesh = meshes.make(experiment.compute.mesh if distributed.several() else ())
+    table = rules.preset(experiment.compute.rules)
     bundle = load_model(experiment.model, scoring, experiment.seed)
     program = prepare.program_of(experiment, bundle)
     trainable, frozen, rates, shardings = prepare.partition(
@@ -82,6 +84,6 @@ def load_run(directory: str | Path) -> Restored:
                 f"{run.path} has no complete checkpoint yet. Run its training first."
             )
         state = checkpoints.restore(saved, state, step)
-    tree = unflatten(jax.device_get(frozen | state.trainable))
+    tree = unflatten(jax.tree.map(pjit.fetch, frozen | state.trainable))
     whole = dataclasses.replace(bundle, params=tree[program.trained])
     return Restored(experiment, whole, tree.get("lora"), step)

@@ -21,6 +21,7 @@ from alanything_jax.models.lora import Lora
 from alanything_jax.models.params import unflatten
 from alanything_jax.ops import masked
 from alanything_jax.schema import Batch
+from alanything_jax.sharding import rules
 from alanything_jax.training.optimizer import global_norm
 
 Flat = dict[str, jax.Array]
@@ -45,7 +46,8 @@ class Compute:
     """Shapes and placement: changes speed and memory, not what is learnt.
 
     Attributes:
-      row_tokens: T. rows_per_microbatch: B.
+      row_tokens: T. rows_per_microbatch: B; 0 = a row for each device that rows are
+        dealt to, so that one recipe suits slices of any size.
       remat: activations kept for the backward pass: all ("none"), matmuls, or none.
       attention: backend; block: its block length.
       head_chunk, head_block: tokens, and ids of the vocabulary, scored at a time.
@@ -56,7 +58,7 @@ class Compute:
     row_tokens: int = 1024
     rows_per_microbatch: int = 1
     remat: Literal["none", "dots", "full"] = "none"
-    attention: Literal["dense", "blockwise"] = "blockwise"
+    attention: Literal["dense", "blockwise", "flash"] = "blockwise"
     block: int = 128
     head_chunk: int = 512
     head_block: int = 2048
@@ -95,9 +97,8 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
     """What one role reads of a microbatch, with `params` holding every role."""
     tree = unflatten(params)
     adapter = tree.get("lora") if role == program.trained else None
-    weights = tree[program.trained]
-    if role != program.trained and program.reference == "live":
-        weights = tree[role]
+    live = role != program.trained and program.reference == "live"
+    weights = tree[role if live else program.trained]
     mixed = program.compute_dtype == "mixed"
     states = decoder.hidden(
         weights,
@@ -110,6 +111,7 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
         remat=program.compute.remat,
         backend=program.compute.attention,
         block=program.compute.block,
+        rules=rules.preset(program.compute.rules),
     )
     if program.algorithm.roles[role] == "scores":
         return Outputs(scores=heads.scores(weights, states))

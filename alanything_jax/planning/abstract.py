@@ -1,0 +1,198 @@
+"""A recipe's real train step over abstract arrays: shapes and shardings, no memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alanything_jax.experiment import Experiment
+from alanything_jax.hub.source import describe
+from alanything_jax.models.lora import lora_specs
+from alanything_jax.models.params import flatten
+from alanything_jax.schema import Batch
+from alanything_jax.sharding import mesh as meshes
+from alanything_jax.sharding import rules
+from alanything_jax.training import optimizer as optimizers
+from alanything_jax.training import parts, step
+
+# A schedule's length changes no shape.
+STEPS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Abstract:
+    """The compiled parts of a step as (function, arguments), and what lives in memory.
+
+    Attributes:
+      accumulate, apply: a jitted function and the abstract arguments to lower it with.
+      microbatches: how often a step runs `accumulate`.
+      live: kind -> tree of abstract arrays that lie in memory all the time.
+    """
+
+    program: step.Program
+    mesh: jax.sharding.Mesh
+    microbatches: int
+    accumulate: tuple[Any, tuple]
+    apply: tuple[Any, tuple]
+    live: dict[str, Any]
+
+
+def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
+    """The step of a recipe on the mesh that it asks for, made of these devices.
+
+    A group is taken to fill a row.
+
+    Raises ValueError: a mesh that is not these devices, an array that does not divide.
+    """
+    algorithm, compute = experiment.algorithm, experiment.compute
+    mesh = meshes.make(compute.mesh, devices)
+    if mesh.size < len(devices):
+        raise ValueError(
+            f"compute.mesh {compute.mesh} takes {mesh.size} of {len(devices)} chips: give "
+            "it all of them, such as --compute.mesh fsdp=-1."
+        )
+    table = rules.preset(compute.rules)
+    model = describe(experiment.model)
+    program = step.Program(
+        algorithm,
+        model.config,
+        compute,
+        experiment.model.compute_dtype,
+        experiment.adapter,
+        experiment.reference,
+    )
+    trainable, frozen = _parameters(experiment, program, model, mesh, table)
+    rows = meshes.rows(mesh, table, compute.rows_per_microbatch)
+    batch = _batch(experiment, program, mesh, table, rows)
+    microbatches = -(-experiment.train.groups_per_step // rows)
+    state, compiled = _state(experiment, program, mesh, trainable, frozen)
+    with jax.set_mesh(mesh):
+        batch, fixed, counts = _annotated(
+            algorithm, compiled, frozen, batch, microbatches
+        )
+        arguments = (trainable, frozen, batch, fixed, counts)
+        carry = jax.eval_shape(functools.partial(step.zero_carry, program), *arguments)
+    grads = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=trainable[path].sharding)
+        for path, x in carry[0].items()
+    }
+    return Abstract(
+        program,
+        mesh,
+        microbatches,
+        (compiled.accumulate, (*arguments, (grads, carry[1]))),
+        (compiled.apply, (state, grads)),
+        {
+            "parameters": trainable,
+            "frozen": frozen,
+            "optimizer": state.optimizer,
+            "gradients": grads,
+        },
+    )
+
+
+def _state(experiment, program, mesh, trainable, frozen):
+    """The abstract train state, and the jitted parts of a step."""
+    rates = {
+        path: np.ones((x.shape[0],) + (1,) * (x.ndim - 1))
+        for path, x in trainable.items()
+    }
+    transformation = optimizers.make(experiment.optimizer, STEPS, rates)
+    shardings = {path: x.sharding for path, x in (trainable | frozen).items()}
+    placed = parts.state_shardings(trainable, shardings, mesh, transformation)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    moments = jax.eval_shape(transformation.init, trainable)
+    state = jax.tree.map(
+        _at, step.State(number, trainable, moments), placed, is_leaf=_is_array
+    )
+    return state, parts.jit_parts(program, transformation, placed)
+
+
+def _annotated(algorithm, compiled, frozen, batch, microbatches):
+    """A microbatch with the algorithm's numbers, the frozen roles' outputs, the counts."""
+    by_row, everywhere = batch.tokens.sharding, batch.table.sharding
+    fixed = jax.eval_shape(compiled.frozen, frozen, batch)
+    counts = jax.eval_shape(compiled.totals, batch)
+    stacked = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((microbatches, *x.shape), x.dtype),
+        (batch, fixed),
+    )
+    numbers = {
+        name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
+        for name, x in jax.eval_shape(algorithm.annotate, *stacked).items()
+    }
+    # What a role reads of a row lies with the row; a count lies everywhere.
+    fixed, counts = (
+        jax.tree.map(lambda x: _at(x, by_row if x.ndim else everywhere), tree)
+        for tree in (fixed, counts)
+    )
+    return batch.replace(numbers=batch.numbers | numbers), fixed, counts
+
+
+def _at(x, sharding):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _is_array(x):
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _parameters(experiment, program, model, mesh, table):
+    """Abstract trainable and frozen arrays, as `training.prepare.partition` has them."""
+    scoring = "scores" in program.algorithm.roles.values()
+    specs, role = flatten(model.specs(scoring)), program.trained
+    dtype = jnp.dtype(experiment.model.param_dtype)
+
+    def placed(owner, specs, dtype):
+        return {
+            f"{owner}/{path}": jax.ShapeDtypeStruct(
+                spec.shape,
+                dtype,
+                sharding=rules.named(mesh, spec.shape, spec.axes, table),
+            )
+            for path, spec in specs.items()
+        }
+
+    trainable, frozen = placed(role, specs, dtype), {}
+    if program.reference == "live":
+        for other in program.frozen_roles:
+            frozen |= placed(other, specs, dtype)
+    if experiment.adapter is not None:
+        head = {p: x for p, x in trainable.items() if scoring and "/score/" in p}
+        frozen |= {p: x for p, x in trainable.items() if p not in head}
+        small = flatten(lora_specs(model.specs(scoring), experiment.adapter))
+        trainable = head | placed("lora", small, jnp.float32)
+    return dict(sorted(trainable.items())), frozen
+
+
+def _batch(experiment, program, mesh, table, rows):
+    """One microbatch: every row holds one group of the fewest responses that do."""
+    compute, algorithm = experiment.compute, experiment.algorithm
+    responses = max(1, algorithm.min_responses)
+    length, groups = compute.row_tokens, rows
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def by_row(*shape, dtype=jnp.int32):
+        axes = ("batch",) + (None,) * (len(shape) - 1)
+        at = rules.named(mesh, shape, axes, table)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+
+    names = "tokens group branch index stream span source response".split()
+    numbers = {
+        name: jax.ShapeDtypeStruct((groups,), jnp.float32, sharding=everywhere)
+        for name in algorithm.numbers
+    }
+    if program.reference == "cached":
+        for role in program.frozen_roles:
+            numbers[f"{role}_logps"] = by_row(rows, length, dtype=jnp.float32)
+    return Batch(
+        **{name: by_row(rows, length) for name in names},
+        position=by_row(rows, 3, length),
+        table=jax.ShapeDtypeStruct((groups, responses), jnp.int32, sharding=everywhere),
+        numbers=numbers,
+    )

@@ -1,0 +1,79 @@
+"""Floating-point operations: what a program does, and what its model asks for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from alanything_jax.models import attention
+from alanything_jax.models.config import DecoderConfig
+
+# Products of a query block with a key block, by the name of the kernel.
+KERNEL_DOTS = {
+    "group_attention_dkv": 4,
+    "group_attention_dq": 3,
+    "group_attention": 2,
+}
+
+
+def of_program(jaxpr: Any, ways: int = 1) -> float:
+    """FLOPs of the matrix products in a traced program, every loop multiplied out.
+
+    Kernels are not in it. Of a conditional the dearer branch counts. Inside `shard_map`
+    shapes are one device's, so they count `ways` times.
+    """
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "dot_general":
+            (over, _), _ = params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            inner = math.prod(shape[d] for d in over)
+            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
+        elif name == "cond":
+            total += max(of_program(b.jaxpr, ways) for b in params["branches"])
+        elif name != "pallas_call":
+            times = params.get("length", 1) if name == "scan" else 1
+            times *= ways if name == "shard_map" else 1
+            for inner in jax.core.jaxprs_in_params(params):
+                total += times * of_program(inner, ways)
+    return total
+
+
+def example_row(length: int, responses: int) -> attention.Rows:
+    """The row that a plan assumes: a prompt of half of it, responses of equal share."""
+    prompt = length // 2
+    share = (length - prompt) // responses
+    branch = np.zeros(length, np.int32)
+    index = np.arange(length, dtype=np.int32)
+    for number in range(responses):
+        start = prompt + number * share
+        end = length if number == responses - 1 else start + share
+        branch[start:end] = number + 1
+        index[start:end] = prompt + np.arange(end - start)
+    one = np.ones(length, np.int32)
+    return attention.Rows(*(x[None] for x in (one, branch, index, 0 * one)))
+
+
+def visible_share(length: int, responses: int, block: int) -> tuple[int, int]:
+    """Of the example row: pairs that see each other, and pairs in visited blocks."""
+    mask = np.asarray(attention.visible(*[example_row(length, responses)] * 2))[0]
+    blocks = -(-length // block)
+    padded = np.pad(mask, (0, blocks * block - length))
+    used = padded.reshape(blocks, block, blocks, block).any((1, 3))
+    return int(mask.sum()), int(used.sum()) * block * block
+
+
+def of_model(
+    cfg: DecoderConfig, params: int, tokens: int, pairs: int, rate: float
+) -> float:
+    """What a step asks for: `rate` (6 to train, 2 to read) a parameter and token.
+
+    Args:
+      params: number of parameters. tokens, pairs: of all rows.
+    """
+    scores = 2 * cfg.num_layers * cfg.num_heads * cfg.head_width * pairs
+    return rate * (params * tokens + scores)

@@ -1,0 +1,341 @@
+"""A recipe's train step, compiled for a TPU topology: does it fit, how fast may it be.
+
+Memory is the compiler's own. Time is an estimate, put together from
+
+    compute       the compiler's cycles of each operation, times the loops around it
+    kernels       our attention kernels at half of peak, over the blocks they visit
+    optimizer     the compiler's cycles of the update
+    collectives   what the schedule leaves in the open of each collective, at the bandwidth
+                  of its links
+
+on rows that each hold one group: a prompt of half a row and responses that share the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from alanything_jax.experiment import Experiment
+from alanything_jax.planning import abstract, flops, hlo, topology
+
+Say = Callable[[str], None]
+GIB = 2**30
+# What a kernel of our own is charged, until someone measures it on a chip.
+KERNEL_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `alanything plan` says of one recipe on one topology.
+
+    Attributes:
+      hbm: GiB per chip by kind, at the fullest moment.
+      seconds: of a step, by component; `collectives` only what nothing hides.
+      collectives: each kind and number of devices: GiB a chip and step, seconds in all,
+        seconds in the open.
+      advice: what to change where it does not fit.
+    """
+
+    recipe: str
+    topology: str
+    slices: int
+    chips: int
+    fits: bool
+    hbm: dict[str, float]
+    hbm_limit_gib: float
+    compile_s: float
+    flops_per_chip: float = 0.0
+    model_flops_per_chip: float = 0.0
+    tokens: int = 0
+    peak_flops: float = 0.0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    advice: tuple[str, ...] = ()
+
+    @property
+    def compute_seconds(self) -> float:
+        """Of a step, were every collective hidden."""
+        return sum(s for kind, s in self.seconds.items() if kind != "collectives")
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures under the names that DESIGN 9 promises."""
+        total, compute = sum(self.seconds.values()), self.compute_seconds
+
+        def mfu(seconds):
+            return (
+                self.model_flops_per_chip / (seconds * self.peak_flops)
+                if seconds
+                else None
+            )
+
+        return {
+            "recipe": self.recipe,
+            "topology": self.topology,
+            "slices": self.slices,
+            "chips": self.chips,
+            "fits": self.fits,
+            "hbm_gib_per_chip": sum(self.hbm.values()),
+            "hbm_limit_gib": self.hbm_limit_gib,
+            "hbm_gib_by_kind": self.hbm,
+            "flops_per_chip": self.flops_per_chip,
+            "model_flops_per_chip": self.model_flops_per_chip,
+            "estimated_step_s": total or None,
+            "estimated_mfu": mfu(total),
+            "compute_bound_step_s": compute or None,
+            "compute_bound_mfu": mfu(compute),
+            "seconds_by_component": self.seconds,
+            "tokens_per_s_per_chip": self.tokens / total / self.chips
+            if total
+            else None,
+            "tokens_per_step": self.tokens,
+            "collectives": self.collectives,
+            "compile_s": self.compile_s,
+            "advice": list(self.advice),
+        }
+
+
+def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -> Plan:
+    """Compile a recipe's step for a topology and say what it takes.
+
+    Args:
+      name: GENERATION:SHAPE, such as v5p:4x4x4. slices: of that shape, joined by DCN.
+
+    Raises ValueError: no such topology, or a recipe that its mesh cannot hold.
+    """
+    chip, devices = topology.devices(name, slices)
+    parts = abstract.abstract(experiment, devices)
+    live = {kind: per_chip(tree) for kind, tree in parts.live.items()}
+    basics = dict(
+        recipe=experiment.name,
+        topology=name,
+        slices=slices,
+        chips=len(devices),
+        hbm_limit_gib=chip.hbm_gib,
+        peak_flops=chip.peak_flops,
+    )
+    start = time.perf_counter()
+    try:
+        say(f"compiling {experiment.name} for {slices} x {name} ({len(devices)} chips)")
+        modules = [
+            _compile(part, parts.mesh, chip.flags)
+            for part in (parts.accumulate, parts.apply)
+        ]
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
+        if used is None:
+            raise
+        needed = float(used[1]) / (1 if used[2] == "G" else 1024)
+        return Plan(
+            **basics,
+            fits=False,
+            hbm={"by the compiler's message": needed},
+            compile_s=time.perf_counter() - start,
+            advice=advice(experiment, live, chip),
+        )
+    took = time.perf_counter() - start
+    hbm = _memory(parts, live, modules)
+    fits = sum(hbm.values()) <= chip.hbm_gib
+    tokens = parts.microbatches * math.prod(parts.accumulate[1][2].tokens.shape)
+    seconds, collectives = _time(parts, chip, modules, name)
+    program, model = _flops(parts, tokens)
+    return Plan(
+        **basics,
+        fits=fits,
+        hbm=hbm,
+        compile_s=took,
+        flops_per_chip=program / len(devices),
+        model_flops_per_chip=model / len(devices),
+        tokens=tokens,
+        seconds=seconds,
+        collectives=collectives,
+        advice=() if fits else advice(experiment, live, chip),
+    )
+
+
+def per_chip(tree: Any) -> float:
+    """GiB that one device holds of a tree of abstract arrays."""
+    return (
+        sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+        )
+        / GIB
+    )
+
+
+def _compile(part, mesh, flags):
+    function, arguments = part
+    options = dict(flag.split("=", 1) for flag in flags)
+    # What is compiled for chips elsewhere cannot be read back from the cache.
+    cache = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        with jax.set_mesh(mesh):
+            return function.lower(*arguments).compile(compiler_options=options)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cache)
+
+
+def _memory(parts, live, modules):
+    """GiB by kind while gradients are made, which holds the most."""
+    accumulate, apply = (module.memory_analysis() for module in modules)
+    batch = per_chip((parts.accumulate[1][2], parts.accumulate[1][3]))
+    held = activations(modules[0].as_text(), parts) / GIB
+    temp = accumulate.temp_size_in_bytes / GIB
+    held = min(held, temp)
+    first = {**live, "batch": batch, "activations": held, "temporaries": temp - held}
+    extra = apply.temp_size_in_bytes / GIB
+    second = {**live, "temporaries": extra}
+    return max(first, second, key=lambda kinds: sum(kinds.values()))
+
+
+def activations(text: str, parts: Any) -> int:
+    """Bytes that the forward pass keeps for the backward one: what its loop over the
+    layers stacks up, less the copies of the layers' own weights.
+    """
+    layers = parts.program.config.num_layers
+    weights = {
+        tuple(x.sharding.shard_shape(x.shape))
+        for x in jax.tree.leaves((parts.live["parameters"], parts.live["frozen"]))
+    }
+    most = 0
+    for shape in re.findall(r"^  (?:ROOT )?%[\w.\-]+ = (\(.*?\)) while\(", text, re.M):
+        stacked = [
+            (kind, tuple(map(int, dims.split(","))))
+            for kind, dims in re.findall(r"\b([a-z]+\d+)\[([\d,]+)\]", shape)
+        ]
+        most = max(
+            most,
+            sum(
+                hlo.BYTES.get(kind, 4) * math.prod(dims)
+                for kind, dims in stacked
+                if dims[0] == layers and dims not in weights and len(dims) > 2
+            ),
+        )
+    return most
+
+
+def _time(parts, chip, modules, name):
+    """Seconds of a step by component, and its collectives."""
+    accumulate, apply = (hlo.events(module.as_text()) for module in modules)
+    times = parts.microbatches
+    kernels = sum(
+        event.times * _kernel_flops(parts, event.name)
+        for event in accumulate
+        if event.kind == "kernel"
+    )
+    seconds = {
+        "compute": times * _cycles(accumulate) / chip.clock_hz,
+        "kernels": times * kernels / (KERNEL_SHARE * chip.peak_flops),
+        "optimizer": _cycles(apply) / chip.clock_hz,
+    }
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for event, runs in [(e, times) for e in accumulate] + [(e, 1) for e in apply]:
+        if event.kind not in hlo.COLLECTIVES:
+            continue
+        each = topology.collective_seconds(
+            event.kind, event.num_bytes, event.ways, chip, name
+        )
+        row = rows.setdefault(
+            (event.kind, event.ways),
+            {
+                "kind": event.kind,
+                "devices": event.ways,
+                "gib": 0.0,
+                "seconds": 0.0,
+                "open_seconds": 0.0,
+            },
+        )
+        count = runs * event.times
+        row["gib"] += count * event.num_bytes / GIB
+        row["seconds"] += count * each
+        row["open_seconds"] += count * max(
+            0.0, each - event.hidden_cycles / chip.clock_hz
+        )
+    found = sorted(rows.values(), key=lambda row: -row["open_seconds"])
+    seconds["collectives"] = sum(row["open_seconds"] for row in found)
+    return seconds, found
+
+
+def _cycles(events):
+    return sum(event.times * event.cycles for event in events)
+
+
+def _kernel_flops(parts, name):
+    """Of one call of a kernel on one chip, over the blocks that the example row visits."""
+    cfg, compute = parts.program.config, parts.program.compute
+    dots = next(
+        (n for known, n in flops.KERNEL_DOTS.items() if name.startswith(known)), 0
+    )
+    batch = parts.accumulate[1][2]
+    rows, length = batch.tokens.sharding.shard_shape(batch.tokens.shape)
+    responses = batch.table.shape[1]
+    _, pairs = flops.visible_share(length, responses, compute.block)
+    shared = parts.mesh.shape["tensor"] * parts.mesh.shape["sequence"]
+    heads = cfg.num_heads / shared
+    return 2 * dots * pairs * rows * heads * cfg.head_width
+
+
+def _flops(parts, tokens):
+    """FLOPs of a step over all chips: as traced (with the kernels), and the model's."""
+    function, arguments = parts.accumulate
+    with jax.set_mesh(parts.mesh):
+        jaxpr = function.trace(*arguments).jaxpr.jaxpr
+    cfg, program = parts.program.config, parts.program
+    batch = arguments[2]
+    rows, length = batch.tokens.shape
+    pairs, visited = flops.visible_share(
+        length, batch.table.shape[1], program.compute.block
+    )
+    traced = flops.of_program(jaxpr, parts.mesh.size)
+    if program.compute.attention == "flash":
+        passes = 9 + 2 * (program.compute.remat == "full")
+        traced += (
+            2
+            * passes
+            * visited
+            * rows
+            * cfg.num_layers
+            * cfg.num_heads
+            * cfg.head_width
+        )
+    number = sum(
+        math.prod(x.shape)
+        for path, x in (arguments[0] | arguments[1]).items()
+        if path.startswith(f"{program.trained}/")
+    )
+    rate = 6 if program.lora is None else 4
+    if program.reference != "cached":
+        rate += 2 * len(program.frozen_roles)
+    model = flops.of_model(cfg, number, tokens, pairs * rows * parts.microbatches, rate)
+    return parts.microbatches * traced, model
+
+
+def advice(experiment: Experiment, live, chip) -> tuple[str, ...]:
+    """What to change, the cheapest first."""
+    compute, out = experiment.compute, []
+    state = sum(live.values())
+    if state > 0.8 * chip.hbm_gib:
+        out.append(
+            f"weights, gradients and optimizer alone take {state:.1f} of "
+            f"{chip.hbm_gib} GiB: use more chips, --model.param_dtype bfloat16, or an "
+            "adapter (Lora)"
+        )
+    if compute.remat != "full":
+        out.append(f"--compute.remat full (now {compute.remat})")
+    if compute.rows_per_microbatch > 1:
+        out.append(
+            f"--compute.rows_per_microbatch lower (now {compute.rows_per_microbatch}); a "
+            "step then takes more microbatches, and learns the same"
+        )
+    if compute.attention != "flash":
+        out.append(f"--compute.attention flash (now {compute.attention})")
+    out.append(f"--compute.row_tokens lower (now {compute.row_tokens})")
+    return tuple(out)

@@ -1,0 +1,153 @@
+"""TPU generations as their makers publish them, and topologies of chips to compile for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU device, as JAX sees it.
+
+    Attributes:
+      peak_flops: bfloat16 FLOP/s. hbm_gib: what XLA may use, as the compiler reports it.
+      hbm_bytes_per_s: memory bandwidth.
+      link_bytes_per_s: of one link between chips, one way; links: of a chip.
+      clock_hz: what turns the compiler's cycles into seconds; peak_flops over what the
+        matrix units do in a cycle.
+      flags: of the compiler, that let collectives run beside compute; the same as in
+        tpu_scripts/presets, which a run gets them from.
+      dcn_bytes_per_s: of a chip's share of its host's network, one way.
+      wraps: the side from which a dim of the torus is a ring.
+    """
+
+    peak_flops: float
+    hbm_gib: float
+    hbm_bytes_per_s: float
+    link_bytes_per_s: float
+    links: int
+    clock_hz: float
+    flags: tuple[str, ...]
+    wraps: int = 4
+    dcn_bytes_per_s: float = 6.25e9 / 4
+
+
+_WOVEN = (
+    "xla_tpu_enable_async_collective_fusion=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "xla_tpu_overlap_compute_collective_tc=true",
+    "xla_enable_async_all_gather=true",
+)
+_ACROSS = (
+    "xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    "xla_tpu_data_parallel_opt_different_sized_ops=true",
+)
+_VMEM = ("xla_tpu_scoped_vmem_limit_kib=98304",)
+_WHOLE = ("xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",)
+_SPARSE_CORE = (
+    "xla_tpu_scoped_vmem_limit_kib=65536",
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather=true",
+    "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter=true",
+    "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=false",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=false",
+    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter=false",
+    "xla_tpu_use_tc_device_shape_on_sc=true",
+    "xla_sc_disable_megacore_partitioning=true",
+)
+
+# cloud.google.com/tpu/docs/system-architecture-tpu-vm, and jax-ml.github.io/scaling-book.
+CHIPS = {
+    # The compiler sees a v4 chip as two devices, and so a tpu7x chip.
+    "v4": Chip(137.5e12, 15.5, 0.614e12, 45e9, 6, 1.05e9, _WOVEN + _ACROSS),
+    "v5e": Chip(197e12, 15.75, 0.819e12, 45e9, 4, 1.5e9, _WOVEN + _ACROSS + _WHOLE, 16),
+    "v5p": Chip(459e12, 95.74, 2.765e12, 90e9, 6, 1.75e9, _VMEM + _WOVEN + _ACROSS),
+    "v6e": Chip(918e12, 31.25, 1.64e12, 90e9, 4, 1.75e9, _VMEM + _WOVEN + _WHOLE, 16),
+    "tpu7x": Chip(1153.5e12, 94.75, 3.69e12, 90e9, 6, 2.2e9, _SPARSE_CORE),
+}
+
+
+# Compiling needs no chip and no lock on one; libtpu complains where it cannot guess these.
+_NO_CHIP = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+}
+
+
+def devices(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
+    """The chip and the devices of a topology such as `v5p:4x4x4`, times `slices`.
+
+    Raises ValueError: no such generation or shape; says what there is.
+    """
+    generation, _, shape = name.partition(":")
+    dims = 3 if generation in ("v4", "v5p", "tpu7x") else 2
+    example = f"{generation}:{'x'.join('4' * dims)}"
+    if generation not in CHIPS:
+        raise ValueError(
+            f"topology {name!r}: {generation!r} is no TPU generation of {sorted(CHIPS)}. "
+            "Write GENERATION:SHAPE, such as v5p:4x4x4, v6e:4x4 or v5e:1x1."
+        )
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise ValueError(f"topology {name!r} has no shape: write it as {example}.")
+    if slices < 1:
+        raise ValueError(f"--slices {slices}: give 1 or more.")
+    sizes = [int(size) for size in shape.split("x")]
+    if len(sizes) != dims:
+        raise ValueError(
+            f"topology {name!r}: {generation} lies in {dims} dimensions, as {example}."
+        )
+    for variable, value in _NO_CHIP.items():
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    single = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sizes) == 1 else {}
+    several = {"num_slices": slices} if slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **single, **several
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"the TPU compiler knows no topology {name!r}: {str(error)[:300]}. Take whole "
+            f"hosts of 4 chips or a power of two a side, such as {example}."
+        ) from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"the TPU compiler is not here ({error}): pip install 'jax[tpu]'."
+        ) from error
+    return CHIPS[generation], list(found.devices)
+
+
+def collective_seconds(
+    kind: str, num_bytes: int, ways: int, chip: Chip, name: str
+) -> float:
+    """How long a collective takes over `ways` devices of a topology, at full bandwidth.
+
+    A gather or scatter over a ring moves (ways - 1) / ways of the whole array past each
+    device, both ways round, over every dim of the torus that the devices span; a sum is a
+    scatter and a gather; an all-to-all a quarter of a gather. A dim that is no ring, being
+    short, halves its bandwidth.
+    """
+    if kind == "collective-permute":
+        return num_bytes / chip.link_bytes_per_s
+    if ways <= 1:
+        return 0.0
+    bandwidth, spanned = 0.0, 1
+    for side in sorted(map(int, name.partition(":")[2].split("x")), reverse=True):
+        if spanned >= ways or side == 1:
+            break
+        spanned *= side
+        bandwidth += chip.link_bytes_per_s * (2 if side >= chip.wraps else 1)
+    if not bandwidth or ways > spanned:
+        bandwidth = chip.dcn_bytes_per_s
+    share = {"all-reduce": 2.0, "all-to-all": 0.25}.get(kind, 1.0)
+    return share * num_bytes * (ways - 1) / ways / bandwidth

@@ -1,0 +1,44 @@
+"""FLOPs: by hand, and against the compiler's own count of an unrolled program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alanything_jax.models import attention
+from alanything_jax.planning import flops
+from tests import toys
+
+
+def test_loops_are_multiplied_out_as_the_compiler_counts_them_unrolled():
+    def layers(x, w, unroll):
+        def body(x, w):
+            return jnp.tanh(x @ w) @ w.T, None
+
+        return jnp.sum(jax.lax.scan(body, x, w, unroll=unroll)[0])
+
+    x, w = jnp.ones((16, 32)), jnp.ones((5, 32, 64))
+    rolled = jax.make_jaxpr(jax.grad(lambda w: layers(x, w, 1)))(w).jaxpr
+    compiled = jax.jit(jax.grad(lambda w: layers(x, w, 5))).lower(w).compile()
+    # Two products forward, two for each backward; the first layer's input has none.
+    products = 5 * 6
+    assert flops.of_program(rolled) == products * 2 * 16 * 32 * 64
+    assert compiled.cost_analysis()["flops"] <= 1.1 * flops.of_program(rolled)
+    assert compiled.cost_analysis()["flops"] >= 0.8 * flops.of_program(rolled)
+
+
+def test_the_example_row_sees_what_the_rule_lets_it():
+    """4 of prompt, two answers of 2: 10 pairs of prompt, (5 + 6) for each answer."""
+    rows = flops.example_row(8, 2)
+    np.testing.assert_array_equal(rows.branch[0], [0, 0, 0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(rows.index[0], [0, 1, 2, 3, 4, 5, 4, 5])
+    pairs, visited = flops.visible_share(8, 2, 2)
+    assert pairs == int(attention.visible(rows, rows).sum()) == 10 + 2 * (5 + 6)
+    # By blocks of two: three of the prompt, three of each answer.
+    assert visited == (3 + 3 + 3) * 4
+
+
+def test_a_models_flops_by_hand():
+    cfg = toys.CONFIG
+    scores = 4 * cfg.num_layers * cfg.num_heads * cfg.head_width * 7
+    assert flops.of_model(cfg, 100, 10, 7, 2) == 2 * 100 * 10 + scores
+    assert flops.of_model(cfg, 100, 10, 7, 6) == 6 * 100 * 10 + 3 * scores

@@ -1,0 +1,128 @@
+"""`alanything plan`: the real step by the TPU compiler, small enough for a test."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from alanything_jax import experiment as recipes
+from alanything_jax.cli.main import main
+from alanything_jax.planning import fit, page, plan, topology
+
+pytest.importorskip("libtpu", reason="libtpu is not here: pip install 'jax[tpu]'")
+ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "tpu_scripts" / "presets"
+
+
+def recipe(name="dpo_llama3_8b", **compute):
+    """A recipe of the repository with a tiny model, sharded as it is."""
+    whole = recipes.load(ROOT / "configs" / f"{name}.py")
+    small = recipes.tiny(whole)
+    kept = dict(attention="flash", block=128, head_chunk=256, rows_per_microbatch=0)
+    compute = {**kept, "mesh": whole.compute.mesh, **compute}
+    return dataclasses.replace(
+        small, compute=dataclasses.replace(small.compute, **compute)
+    )
+
+
+def test_a_sharded_step_is_compiled_and_accounted_for():
+    found = plan.plan(recipe(), "v5e:4x4", say=str).to_json()
+    assert found["fits"] and found["chips"] == 16
+    assert 0 < found["hbm_gib_per_chip"] < 0.2 < found["hbm_limit_gib"]
+    kinds = found["hbm_gib_by_kind"]
+    # AdamW holds two numbers where there is one parameter.
+    assert kinds["optimizer"] == pytest.approx(2 * kinds["parameters"], rel=0.01)
+    assert found["seconds_by_component"]["kernels"] > 0
+    over = {(row["kind"], row["devices"]) for row in found["collectives"]}
+    assert any(kind == "all-gather" and ways == 16 for kind, ways in over)
+    assert found["estimated_step_s"] >= found["compute_bound_step_s"] > 0
+    assert 0 < found["estimated_mfu"] <= found["compute_bound_mfu"] < 1
+    shown = page.page(found)
+    assert "limit 15.75 GiB" in shown and "<script" not in shown
+
+
+def test_slices_are_joined_along_replica():
+    found = plan.plan(recipe(mesh=("replica=2", "fsdp=4")), "v5e:2x2", 2, say=str)
+    assert found.chips == 8 and found.fits
+    with pytest.raises(ValueError, match="2 slices and replica=1"):
+        plan.plan(recipe(mesh=("fsdp=8",)), "v5e:2x2", 2, say=str)
+
+
+def test_what_does_not_fit_says_what_to_change(tmp_path, capsys):
+    big = dataclasses.replace(
+        recipe(),
+        model=recipes.load(ROOT / "configs/dpo_llama3_8b.py").model,
+        compute=dataclasses.replace(
+            recipe().compute, mesh=("fsdp=-1",), row_tokens=512, remat="dots"
+        ),
+    )
+    tried = [note for _, note in fit.candidates(big)]
+    assert tried[0] == "as it is" and "bfloat16" in tried[-1]
+    state = {"parameters": 29.9}
+    advice = plan.advice(big, state, topology.CHIPS["v5e"])
+    assert "use more chips" in advice[0] and any("remat full" in a for a in advice)
+    figures = plan.Plan(
+        "r", "v5e:1x1", 1, 1, False, {"needed": 40.0}, 15.75, 1.0, advice=advice
+    ).to_json()
+    assert "DOES NOT FIT" in page.page(figures)
+    assert figures["estimated_mfu"] is None
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("v9:2x2", "no TPU generation of"),
+        ("v5p", "has no shape"),
+        ("v5p:4x4", "lies in 3 dimensions"),
+        ("v5e:3x3", "knows no topology"),
+    ],
+)
+def test_a_topology_that_does_not_exist(name, said):
+    with pytest.raises(ValueError, match=said):
+        topology.devices(name)
+
+
+def test_rows_that_do_not_divide_name_the_axes():
+    with pytest.raises(ValueError, match="16 devices of mesh axes replica.fsdp"):
+        plan.plan(recipe(rows_per_microbatch=3), "v5e:4x4", say=str)
+    with pytest.raises(ValueError, match="takes 1 of 16 chips"):
+        plan.plan(recipe(mesh=()), "v5e:4x4", say=str)
+
+
+def test_collectives_take_as_long_as_their_links():
+    chip = topology.CHIPS["v5p"]
+    seconds = topology.collective_seconds(
+        "all-gather", 64 * 540e9, 64, chip, "v5p:4x4x4"
+    )
+    # Three dims of rings, two ways each: 540 GB/s.
+    assert seconds == pytest.approx(63)
+    assert topology.collective_seconds("all-reduce", 1, 1, chip, "v5p:4x4x4") == 0
+    v5e = topology.CHIPS["v5e"]
+    # 4 chips a side are no ring on v5e: one way each of two dims.
+    one = topology.collective_seconds("reduce-scatter", 90e9, 16, v5e, "v5e:4x4")
+    assert one == pytest.approx(15 / 16)
+    assert topology.collective_seconds(
+        "all-reduce", 90e9, 16, v5e, "v5e:4x4"
+    ) == pytest.approx(2 * one)
+
+
+@pytest.mark.parametrize("generation", sorted(topology.CHIPS))
+def test_a_run_gets_the_flags_that_were_planned(generation):
+    name = {"tpu7x": "v7x"}.get(generation, generation)
+    text = (PRESETS / f"{name}.env").read_text()
+    given = [word.strip('"\\') for word in text.split() if word.startswith("--")]
+    assert sorted(f"--{f}" for f in topology.CHIPS[generation].flags) == sorted(given)
+
+
+def test_command_writes_what_the_contract_names(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    argv = ["plan", str(ROOT / "configs/sft_smollm2.py"), "--tiny", "--topology"]
+    assert main([*argv, "v5e:1x1", "--json", str(out)]) == 0
+    named = (
+        "hbm_gib_per_chip hbm_limit_gib fits flops_per_chip model_flops_per_chip "
+        "estimated_step_s estimated_mfu tokens_per_s_per_chip compile_s"
+    )
+    assert set(named.split()) <= set(json.loads(out.read_text()))
+    assert "memory per chip" in capsys.readouterr().out
+    assert main(["plan", "--help"]) == 0 and main(["plan"]) == 2
