@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start a command on all workers, detached: it outlives the ssh connection.
 #   PROJECT=p ZONE=us-east5-a NAME=t ACCELERATOR=v6e-16 bash tpu_scripts/launch.sh \
-#     alanything train configs/dpo_smollm2.py --run-dir gs://my-bucket/runs/t
+#     alanything train configs/dpo_llama3_8b.py --run-dir gs://my-bucket/runs/t
 # Exit codes of the command: 0 done, 42 start me again (RESTARTS=100 at most), any other: stop.
 # ENV_FILE=my.env (KEY=value lines, for secrets) is copied; HF_SECRET=name is read on the worker.
 # On the machine itself (startup scripts, containers): launch.sh --here COMMAND...
@@ -112,6 +112,8 @@ here() {
       while kill -0 "$child" 2>/dev/null; do code=0 && wait "$child" || code=$?; done
     fi
     echo "$(date '+%F %T') $(hostname) exit code $code (0 done, 42 start again, else stop)"
+    # 134: JAX ends itself where a host it waits for has gone; as good as preempted.
+    ((code != 134)) || code=42
     ((code == 42 && stopping == 0 && restarts++ < ${RESTARTS:-100})) || break
     upload "$state/log" logs
     sleep "${RESTART_WAIT:-5}"

@@ -8,13 +8,14 @@ from pathlib import Path
 from alanything_jax import experiment as recipes
 from alanything_jax import hub
 from alanything_jax.hub.peft import save_adapter
+from alanything_jax.sharding import distributed
 from alanything_jax.training.restore import load_run
 
 
 def export(
     run_dir: str | Path, out_dir: str | Path | None = None, *, adapter: bool = False
 ) -> Path:
-    """Export a run.
+    """Export a run. On several processes all must call it; the first one writes.
 
     Args:
       run_dir: what `alanything train` wrote.
@@ -26,6 +27,8 @@ def export(
     """
     out = Path(out_dir) if out_dir else Path(run_dir) / "export"
     restored = load_run(run_dir)
+    if not distributed.is_primary():
+        return out
     if adapter:
         if restored.adapter is None:
             raise ValueError(

@@ -10,6 +10,9 @@ renamed, and starts over if it was killed, so nothing is repeated or lost.
     <run>/round-0/pairs         TFDS data set
     <run>/round-0/align         a run; export/ in it is the new policy
     <run>/yield.json            what each stage kept, and why it dropped the rest
+
+On several hosts, with a run directory that all see, every host does its share of the
+shards; training is one job of all. The pairs are the same on any number of hosts.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource, load_model
 from alanything_jax.pipelines import llf_stages as stages
 from alanything_jax.pipelines.export import export
+from alanything_jax.sharding import distributed
 from alanything_jax.training.loop import train
 from alanything_jax.training.run_dir import write_json
 
@@ -125,7 +129,7 @@ def llf(
     Raises ValueError: the directory belongs to another recipe, or a round made no pair.
     """
     run = Path(run_dir or Path("runs") / recipe.name)
-    run.mkdir(parents=True, exist_ok=True)
+    say = say if distributed.is_primary() else _silent
     stages.same_recipe(run / "llf.json", recipes.to_json(recipe))
     model = recipe.align.model
     if recipe.base is not None:
@@ -141,7 +145,8 @@ def llf(
         folder = run / f"round-{number}"
         say(f"round {number + 1} of {recipe.rounds}: policy {model.path}")
         pairs = make_pairs(recipe, model, folder, number, table, say)
-        write_json(run / "yield.json", table)
+        if distributed.is_primary():
+            write_json(run / "yield.json", table)
         align = dataclasses.replace(
             recipe.align,
             name=f"{recipe.name}-align",
@@ -153,6 +158,10 @@ def llf(
     return Result(Path(model.path), table)
 
 
+def _silent(line: str) -> None:
+    """What a host says that is not the one that speaks."""
+
+
 def trained(
     experiment: recipes.Experiment, run: Path, say: Callable[[str], None] = print
 ) -> ModelSource:
@@ -160,6 +169,7 @@ def trained(
     if not (run / "export").exists():
         train(experiment, run, say)
         export(run, run / "export")
+    distributed.wait()
     return dataclasses.replace(experiment.model, path=str(run / "export"), sha256="")
 
 
@@ -192,8 +202,9 @@ def make_pairs(
             f"filter dropped: {table}. Use a better critic, more prompts, or verify=none."
         )
     out = folder / "pairs"
-    if not out.exists():
+    if distributed.is_primary() and not out.exists():
         store.write((row.example for row in rows), out)
+    distributed.wait()
     say(f"{len(rows)} pairs in {out}")
     return out
 

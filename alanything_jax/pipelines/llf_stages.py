@@ -23,6 +23,7 @@ from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models.params import flatten
 from alanything_jax.rewards.model import score_responses
 from alanything_jax.schema import Critique, Example, Feedback, Message
+from alanything_jax.sharding import distributed
 from alanything_jax.training.reference import fingerprint
 from alanything_jax.training.run_dir import write_aside
 
@@ -92,26 +93,33 @@ class Runner:
     def __call__(
         self, name: str, rows: Sequence[Row], stage: Stage, writer: Writer
     ) -> list[Row]:
-        """All rows after the stage, the dropped ones left out and counted."""
-        out: list[Row] = []
-        shards = -(-len(rows) // self.shard_rows)
+        """All rows after the stage, the dropped ones left out and counted.
+
+        Of several processes each does every n-th shard; all read them all.
+        """
+        cut = range(0, len(rows), self.shard_rows)
+        paths = [self.folder / name / f"shard-{n:05d}.jsonl" for n in range(len(cut))]
         with Progress(
-            f"{name:<9}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            f"{name:<9}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            disable=not distributed.is_primary(),
         ) as bar:
             task = bar.add_task(name, total=len(rows))
-            for n in range(shards):
-                some = rows[n * self.shard_rows : (n + 1) * self.shard_rows]
-                path = self.folder / name / f"shard-{n:05d}.jsonl"
-                if not path.exists():
+            for n, start in enumerate(cut):
+                some = rows[start : start + self.shard_rows]
+                if distributed.is_mine(n) and not paths[n].exists():
                     seed = _seed(*self.seed, name, n)
                     made = {"weights": writer.weights, "seed": seed}
                     done = [
                         dataclasses.replace(row, made=row.made | {name: made})
                         for row in stage(some, seed)
                     ]
-                    write_rows(path, done)
-                out += read_rows(path)
-                bar.update(task, completed=min(len(rows), (n + 1) * self.shard_rows))
+                    write_rows(paths[n], done)
+                bar.update(task, completed=start + len(some))
+        distributed.wait()
+        out = [row for path in paths for row in read_rows(path)]
         dropped = collections.Counter(row.dropped for row in out if row.dropped)
         kept = [row for row in out if not row.dropped]
         entry = {"round": self.seed[1], "stage": name, "kept": len(kept)}
@@ -158,6 +166,8 @@ def read_rows(path: Path) -> list[Row]:
 def same_recipe(path: Path, recipe: Any) -> None:
     """Write a recipe's picture, or check that the one that is there is the same.
 
+    On several processes each checks, one writes.
+
     Raises ValueError: the directory belongs to another recipe; names the fields.
     """
     if path.exists():
@@ -167,7 +177,11 @@ def same_recipe(path: Path, recipe: Any) -> None:
                 f"{path.parent} belongs to another recipe (here -> there): "
                 f"{'; '.join(changed)}. Give another --run-dir, or remove it."
             )
-    write_aside(path, json.dumps(recipe, indent=1) + "\n")
+    distributed.wait()
+    if distributed.is_primary():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, json.dumps(recipe, indent=1) + "\n")
+    distributed.wait()
 
 
 def rows_of(prompts: str) -> list[Row]:

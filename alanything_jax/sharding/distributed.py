@@ -265,6 +265,17 @@ def is_primary() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
+def is_mine(number: int) -> bool:
+    """Whether a numbered piece of work is this process's; each takes every n-th."""
+    return not several() or number % jax.process_count() == jax.process_index()
+
+
+def wait() -> None:
+    """Go on when every process has come here."""
+    if several():
+        multihost_utils.sync_global_devices("wait")
+
+
 def gather(value: Any) -> list[Any]:
     """Every process's JSON-able value, in the order of processes; all must call it."""
     if not several():
