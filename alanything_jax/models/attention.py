@@ -102,6 +102,18 @@ def attend(
         return _attend(q, k, v, planned)
     batch, length, heads = (axes_of(a, rules) for a in ("batch", "length", "heads"))
     ways = math.prod(mesh.shape[axis] for axis in length)
+    cut = ways * math.prod(mesh.shape[axis] for axis in heads)
+    if k.shape[2] % cut:
+        raise ValueError(
+            f"{k.shape[2]} key heads cannot be dealt out evenly over the {cut} devices of "
+            f"mesh axes {'+'.join((*heads, *length))}: lower one of these axes to a "
+            f"divisor of {k.shape[2]}."
+        )
+    if q.shape[1] % ways:
+        raise ValueError(
+            f"rows of {q.shape[1]} tokens cannot be cut evenly by the {ways} devices of "
+            f"mesh axis {'+'.join(length)}: make row_tokens a multiple of {ways}."
+        )
     tokens = PartitionSpec(batch, length or None, heads or None)
     whole = jax.tree.map(
         lambda x: PartitionSpec(batch if x.ndim > 1 else None), planned
