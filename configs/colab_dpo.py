@@ -18,7 +18,7 @@ MODEL = Path(__file__).parents[1] / "tpu_scripts" / "colab" / "smollm2_135m"
 
 
 def config() -> Experiment:
-    """What configs/dpo_smollm2.py learns, as a chip likes it: eight rows at a time."""
+    """configs/dpo_smollm2.py with longer pairs, and eight rows at a time."""
     return Experiment(
         name="colab_dpo",
         model=ModelSource(
@@ -31,14 +31,14 @@ def config() -> Experiment:
             path="pypi:llamafactory==0.9.5/data/dpo_en_demo.json",
             sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
             heldout_groups=64,
-            max_group_tokens=1024,
+            max_group_tokens=2048,
         ),
         algorithm=DPO(beta=0.1),
         adapter=Lora(rank=16, alpha=32.0),
         optimizer=Optimizer(learning_rate=1e-4, warmup_steps=2),
         train=Train(epochs=3, groups_per_step=8, checkpoint_every=20),
         compute=Compute(
-            row_tokens=1024,
+            row_tokens=2048,
             rows_per_microbatch=8,
             remat="dots",
             attention="flash",

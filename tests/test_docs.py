@@ -199,6 +199,13 @@ def test_troubleshooting_quotes_the_source():
     assert not wrong, "no message of the package says: " + "; ".join(wrong)
 
 
+def test_files_that_pages_name_are_there():
+    named = r"`((?:configs|tpu_scripts|tests)/[\w/.-]+)`"
+    for page, text in TEXTS.items():
+        for path in re.findall(named, text):
+            assert (ROOT / path).exists(), f"{page}: {path}"
+
+
 def test_python_is_python():
     for page, _, code in fences("python"):
         compile(code, page, "exec")

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import Sharding
 
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import families
 from alanything_jax.models.families import anything, common
 from alanything_jax.models.model import Model
-from alanything_jax.models.params import abstract, flatten, unflatten
+from alanything_jax.models.params import ParamSpec, flatten, unflatten
 
+# Where a declared parameter goes.
+Place = Callable[[ParamSpec], Sharding]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 # Buffers that old exporters wrote; they follow from the config.
 _HARMLESS = ("rotary_emb.inv_freq",)
 
 
 def load(
-    path: str | Path, dtype: str = "float32", mrope_advance: str = "max_plus_one"
+    path: str | Path,
+    dtype: str = "float32",
+    mrope_advance: str = "max_plus_one",
+    place: Place | None = None,
 ) -> Bundle:
     """Load a model with its tokenizer and configs.
 
@@ -33,6 +41,8 @@ def load(
       dtype: of the parameters.
       mrope_advance: "max_plus_one" (as checkpoints were trained) or "grid"
         (transformers 5.23); matters to families with video only.
+      place: where a declared parameter goes. Each process then reads, of a directory, the
+        bytes of its own shards alone; None = all on one device.
 
     Raises ValueError: unknown family; truncated file; missing, unexpected or misshaped
     tensors (all of them listed).
@@ -63,6 +73,7 @@ def load(
         dtype,
         scoring,
         str(directory),
+        place,
     )
     return Bundle(
         model=Model(config["model_type"], cfg),
@@ -93,7 +104,13 @@ def read_coder(directory: Path) -> Any | None:
 
 
 def assemble(
-    cfg: Any, shapes: dict, read: Any, dtype: str, scoring: bool, where: str
+    cfg: Any,
+    shapes: dict,
+    read: Any,
+    dtype: str,
+    scoring: bool,
+    where: str,
+    place: Place | None = None,
 ) -> tuple[dict, dict]:
     """Our parameter tree from tensors on disk; also what we do not use.
 
@@ -129,17 +146,46 @@ def assemble(
         )
     specs = flatten(Model("", cfg).specs(scoring))
     kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
-    flat = {
-        path: np.empty(s.shape, kind)
-        for path, s in flatten(abstract(unflatten(specs))).items()
-    }
+    names: dict[str, list[str]] = {path: [] for path in specs}
     for name, tensor in wanted.items():
-        target = flat[tensor.path]
-        place = ... if tensor.layer is None else tensor.layer
-        target[place] = tensor.to_ours(read(name), target[place].shape)
+        names[tensor.path].append(name)
+
+    def leaf(path, spec):
+        parts = [(wanted[name], name) for name in names[path]]
+
+        def cut(index):
+            return piece(parts, read, index, spec.shape, kind)
+
+        if place is None:
+            return jnp.asarray(cut(()))
+        return jax.make_array_from_callback(spec.shape, place(spec), cut)
+
     # One leaf at a time, so that host memory never holds the model twice.
-    tree = {path: jnp.asarray(flat.pop(path)) for path in list(flat)}
+    tree = {path: leaf(path, spec) for path, spec in specs.items()}
     return unflatten(tree), {n: np.array(read(n)) for n in sorted(extra)}
+
+
+def piece(
+    parts: Sequence[tuple[common.Tensor, str]],
+    read: Any,
+    index: tuple[slice, ...],
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> np.ndarray:
+    """`parameter[index]` from its tensors on disk, one a layer if it is stacked.
+
+    Nothing but the piece is held in memory: what is read is mapped, and transposed by
+    its strides.
+    """
+    index = (*index, *[slice(None)] * (len(shape) - len(index)))
+    first, name = parts[0]
+    if first.layer is None:
+        return np.array(first.to_ours(read(name), shape)[index], dtype)
+    sizes = [len(range(size)[at]) for size, at in zip(shape, index, strict=True)]
+    out = np.empty(sizes, dtype)
+    for place, (tensor, name) in enumerate(parts[index[0]]):
+        out[place] = tensor.to_ours(read(name), shape[1:])[index[1:]]
+    return out
 
 
 def _directory(path):

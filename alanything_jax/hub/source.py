@@ -15,7 +15,7 @@ from alanything_jax.data import fetch
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
-from alanything_jax.hub.load import load, read_coder, read_tokenizer
+from alanything_jax.hub.load import Place, load, read_coder, read_tokenizer
 from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
@@ -50,8 +50,15 @@ class ModelSource:
     compute_dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
 
 
-def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> Bundle:
+def load_model(
+    source: ModelSource,
+    score_head: bool = False,
+    seed: int = 0,
+    place: Place | None = None,
+) -> Bundle:
     """The bundle a source names; with `score_head`, a fresh scalar head if it has none.
+
+    `place` says where parameters go that are read from a directory.
 
     Raises ValueError: an unknown tiny family, or whatever `hub.load` finds wrong.
     """
@@ -65,7 +72,7 @@ def load_model(source: ModelSource, score_head: bool = False, seed: int = 0) -> 
         )
     else:
         path = str(fetch.resolve(source.path, source.sha256))
-        bundle = load(path, dtype=source.param_dtype)
+        bundle = load(path, dtype=source.param_dtype, place=place)
     if source.codecs:
         bundle = with_codecs(bundle, source.codecs, seed)
     if score_head and "score" not in bundle.params.get("heads", {}):

@@ -67,7 +67,13 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             "--compute.rows-per-microbatch 0."
         )
     table = rules.preset(experiment.compute.rules)
-    bundle = load_model(experiment.model, score_head=scoring, seed=experiment.seed)
+    bundle = load_model(
+        experiment.model,
+        scoring,
+        experiment.seed,
+        # With codecs a vocabulary grows first; `partition` then places it.
+        None if mesh.size == 1 or experiment.model.codecs else _place(mesh, table),
+    )
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
     )
@@ -114,6 +120,8 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             own,
         )
 
+    # The weights are the loop's now, which gives them away step by step.
+    bundle = dataclasses.replace(bundle, params={})
     return Prepared(
         program,
         bundle,
@@ -168,20 +176,23 @@ def partition(experiment, program, bundle, mesh, table, scoring):
         experiment.optimizer, {plain[p]: values[p].shape for p in candidates}
     )
     rates = {path: rates[plain[path]] for path in candidates}
-    shardings = {
-        path: rules.named(mesh, spec.shape, spec.axes, table)
-        for path, spec in axes.items()
-    }
+    place = _place(mesh, table)
+    shardings = {path: place(spec) for path, spec in axes.items()}
     live = {path for path in candidates if np.any(rates[path] != 0)}
     placed = {}
+    shared = program.reference == "live"
     for path in list(values):
-        # A copy: what trains is donated step by step, while `bundle` keeps the base.
         value = values.pop(path)
-        placed[path] = pjit.place(
-            jnp.array(value) if path in live else value, shardings[path]
-        )
+        # What trains is donated step by step: a live reference needs its own.
+        value = jnp.array(value) if shared and path in live else value
+        placed[path] = pjit.place(value, shardings[path])
     trainable = {path: placed.pop(path) for path in sorted(live)}
     return trainable, placed, {path: rates[path] for path in trainable}, shardings
+
+
+def _place(mesh, table):
+    """Where a declared parameter goes."""
+    return lambda spec: rules.named(mesh, spec.shape, spec.axes, table)
 
 
 def _prefixed(role, flat):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data import packing
@@ -24,13 +25,34 @@ TokenNumbers = list[list[np.ndarray]]
 
 
 def fingerprint(params: Mapping[str, jax.Array]) -> str:
-    """sha256 over names, shapes, dtypes and values of a flat dict of arrays."""
+    """sha256 over names, shapes, dtypes and digests of a flat dict of arrays.
+
+    The digests are made where the arrays lie, and are the same however they are sharded.
+    """
     digest = hashlib.sha256()
     for path in sorted(params):
-        value = np.ascontiguousarray(np.asarray(params[path]))
-        digest.update(f"{path} {value.shape} {value.dtype}".encode())
-        digest.update(value.view(np.uint8).data)
+        value = params[path]
+        digest.update(f"{path} {value.shape} {value.dtype} {_digest(value)}".encode())
     return digest.hexdigest()
+
+
+@jax.jit
+def _mixed(value):
+    """Two uint32 sums of every element's bits, each mixed with its place."""
+    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[value.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(value, kind).astype(jnp.uint32)
+    place = jnp.uint32(0)
+    for dim, size in enumerate(value.shape):
+        own = jax.lax.broadcasted_iota(jnp.uint32, value.shape, dim)
+        place = place * jnp.uint32(size) + own
+    mixed = (bits ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+    mixed = mixed ^ (mixed >> 16)
+    return jnp.sum(mixed), jnp.sum(mixed * (2 * place + 1))
+
+
+def _digest(value):
+    return [int(part) for part in jax.device_get(_mixed(value))]
 
 
 def cache_key(weights: str, groups: Sequence[EncodedGroup], compute_dtype: str) -> str:
