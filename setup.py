@@ -55,6 +55,9 @@ setup(
         "media": ["av"],
         "test": [
             "hypothesis",
+            "ipykernel",
+            "nbclient",
+            "nbformat",
             "pytest>=8",
             "pytest-xdist",
             "pyyaml",

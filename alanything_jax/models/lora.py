@@ -87,7 +87,11 @@ def merge(params: Tree, adapter: Tree, scale: float) -> Tree:
         kernel = flat[f"{path}/kernel"]
         a, b = (small[f"{path}/{n}"].astype(jnp.float32) for n in ("a", "b"))
         delta = jnp.stack(
-            [jnp.tensordot(x, y, (0, 0)) for x, y in zip(a, b, strict=True)]
+            [
+                # A TPU would round the factors to bfloat16.
+                jnp.tensordot(x, y, (0, 0), precision="highest")
+                for x, y in zip(a, b, strict=True)
+            ]
         )
         flat[f"{path}/kernel"] = (kernel + scale * delta).astype(kernel.dtype)
     return unflatten(flat)

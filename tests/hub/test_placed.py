@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from alanything_jax import hub
-from alanything_jax.hub import load as loading
 from alanything_jax.hub import tensors as files
+from alanything_jax.hub.load import piece
 from alanything_jax.hub.source import tiny_bundle
 from alanything_jax.models.families import common
 from alanything_jax.models.params import flatten
@@ -61,7 +61,7 @@ def test_a_piece_costs_no_more_memory_than_itself(tmp_path):
         return files.read(*located[name])
 
     tracemalloc.start()
-    got = loading.piece(parts, read, index, shape, np.float32)
+    got = piece(parts, read, index, shape, np.float32)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     want = np.stack([disk[f"layer.{n}"].T for n in range(layers)])[index]
