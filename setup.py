@@ -25,7 +25,13 @@ setup(
     package_data={
         "alanything_jax": ["data/templates/*/*.txt", "data/templates/*/*.html"]
     },
-    data_files=[("share/alanything_jax/configs", glob("configs/*.py"))],
+    data_files=[
+        ("share/alanything_jax/configs", glob("configs/*.py")),
+        *(
+            (f"share/alanything_jax/{folder}", glob(f"{folder}/*.json"))
+            for folder in glob("configs/models/*")
+        ),
+    ],
     install_requires=[
         *PAIRS,
         "array_record>=0.8",

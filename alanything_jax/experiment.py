@@ -116,16 +116,25 @@ def tiny(experiment: Experiment) -> Experiment:
         evaluate_every=0,
     )
     model = PLAYGROUND if made else tiny_model(experiment.model)
+    compute = change(
+        experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
+    )
+    if compute.attention == "flash":
+        # A CPU would interpret a TPU's kernel, very slowly.
+        compute = change(compute, attention="blockwise")
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
     return change(
         experiment,
-        model=change(experiment.model, path=model, sha256=""),
+        model=change(
+            experiment.model,
+            path=model,
+            sha256="",
+            codecs=("playground",) if experiment.model.codecs else (),
+        ),
         data=data,
         train=train,
         adapter=adapter,
-        compute=change(
-            experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
-        ),
+        compute=compute,
         # Rates name layers that a model of two layers may not have.
         optimizer=change(experiment.optimizer, learning_rate=2e-3, rates=()),
     )

@@ -14,7 +14,7 @@ from alanything_jax.models.lora import Lora
 from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.step import Compute
 
-MODEL = Path(__file__).parents[1] / "tpu_scripts" / "colab" / "smollm2_135m"
+MODEL = Path(__file__).parent / "models" / "smollm2_135m"
 
 
 def config() -> Experiment:

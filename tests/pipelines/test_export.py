@@ -18,6 +18,15 @@ from alanything_jax.hub.verify import verify
 FOUND = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 # The recipes that `alanything train` takes; others have tests of their own.
 CONFIGS = [p for p in FOUND if isinstance(recipes.load(p), recipes.Experiment)]
+# Small, the recipes of one family and algorithm differ little.
+FAST = ("dpo_llama3_8b", "critique_qwen3_8b", "reward_anything_8b")
+
+
+def param(path):
+    slow = "_8b" in path.stem and path.stem not in FAST
+    return pytest.param(path, id=path.stem, marks=pytest.mark.slow if slow else ())
+
+
 QUIET = {"say": lambda line: None}
 
 
@@ -27,7 +36,7 @@ def tiny(path, steps=3):
     return dataclasses.replace(recipe, train=train)
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=[p.stem for p in CONFIGS])
+@pytest.fixture(scope="module", params=map(param, CONFIGS))
 def run(request, tmp_path_factory):
     """Every recipe there is, trained tiny, with its export."""
     recipe = tiny(request.param)
@@ -66,7 +75,8 @@ def test_every_recipe_trains_and_its_export_is_sound(run):
     assert checks and all(check.passed for check in checks), checks
     config = json.loads((out / "config.json").read_text())
     kind = "SequenceClassification" if scoring(recipe) else "CausalLM"
-    assert config["architectures"] == [f"LlamaFor{kind}"]
+    family = "Qwen3" if recipe.model.family == "qwen3" else "Llama"
+    assert config["architectures"] == [f"{family}For{kind}"]
     assert "alanything" in (out / "README.md").read_text()
 
 
