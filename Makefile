@@ -8,7 +8,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-real test test-all lint wheel bench clean
+.PHONY: demo demo-real test test-all lint wheel bench docs plans clean
 
 demo: .venv/.base
 	$(BIN)/alanything demo
@@ -31,6 +31,12 @@ wheel: .venv/.base
 	$(BIN)/pip wheel -q --no-deps -w dist .
 	@ls dist
 
+docs: .venv/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+plans: .venv/.test
+	$(BIN)/python benchmarks/plans.py
+
 bench: .venv/.test
 	$(BIN)/python benchmarks/dpo_vs_trl.py
 
@@ -49,5 +55,5 @@ clean:
 .venv/.test: .venv/.base setup.py
 	$(BIN)/pip install -q torch==2.13.0 || \
 	  $(BIN)/pip install -q torch --index-url https://download.pytorch.org/whl/cpu
-	$(BIN)/pip install -q -e '.[test,peers,media,tpu]'
+	$(BIN)/pip install -q -e '.[test,peers,media,tpu,docs]'
 	@touch $@

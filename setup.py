@@ -72,6 +72,7 @@ setup(
         ],
         "peers": ["accelerate", "datasets", "peft>=0.18", "torch>=2.6", "trl>=1.16"],
         "beam": ["apache-beam"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["alanything=alanything_jax.cli.main:main"]},

@@ -37,12 +37,12 @@ COLUMNS = {
     "recipe": ("recipe", str),
     "topology": ("topology", str),
     "chips": ("chips", str),
-    "hbm_gib_per_chip": ("HBM used, GiB a chip", "{:.1f}".format),
-    "hbm_limit_gib": ("of", "{:.1f}".format),
+    "hbm_gib_per_chip": ("HBM, GiB a chip", "{:.1f}".format),
+    "hbm_limit_gib": ("limit", "{:.1f}".format),
     "fits": ("fits", lambda fits: "yes" if fits else "**no**"),
-    "estimated_step_s": ("step, s (estimate)", "{:.2f}".format),
-    "estimated_mfu": ("MFU (estimate)", "{:.0%}".format),
-    "tokens_per_s_per_chip": ("tokens/s a chip (estimate)", "{:,.0f}".format),
+    "estimated_step_s": ("step, s", "{:.2f}".format),
+    "estimated_mfu": ("MFU", "{:.0%}".format),
+    "tokens_per_s_per_chip": ("tokens/s a chip", "{:,.0f}".format),
 }
 
 
@@ -112,7 +112,7 @@ def docstring(path: Path) -> tuple[str, list[tuple[str, str]], str]:
 
 
 def recipes(plans: Path) -> str:
-    """The page of recipes: a table, then commands and notes of each, then plans."""
+    """The page of recipes: a table, plans, then commands and notes of each."""
     from alanything_jax import experiment
 
     out = [
@@ -138,15 +138,16 @@ def recipes(plans: Path) -> str:
         notes.append(f"## {name.removesuffix('.py')} {{ #{anchor} }}\n\n{title}")
         notes.append("```bash\n" + "\n".join(block) + "\n```")
         notes += [rest] if rest else []
-    return "\n\n".join([*out, *notes, plan_tables(plans)]) + "\n"
+    return "\n\n".join([*out, plan_tables(plans), *notes]) + "\n"
 
 
 def plan_tables(folder: Path) -> str:
     """What `alanything plan --json` wrote into docs/plans, as a table."""
     files = sorted(folder.glob("*.json"))
     head = (
-        "## Plans for TPUs { #plans }\n\nMemory is the TPU compiler's own; times are estimates "
-        "put together from its cycles ([`alanything plan`](reference/commands.md#plan)). "
+        "## Plans for TPUs { #plans }\n\nMemory is the TPU compiler's own; step, MFU and "
+        "tokens/s are estimates put together from its cycles "
+        "([`alanything plan`](reference/commands.md#plan)). "
         "None of it was measured on a chip."
     )
     if not files:
@@ -161,7 +162,7 @@ def plan_tables(folder: Path) -> str:
             ]
             if plan["slices"] > 1:
                 cells[1] = f"{plan['slices']} x {cells[1]}"
-            rows.append([*cells, f"[{file.stem}](plans/{file.name})"])
+            rows.append([*cells, f"[JSON](plans/{file.name})"])
     names = [name for name, _ in COLUMNS.values()] + ["figures"]
     return head + "\n\n" + table(names, rows)
 

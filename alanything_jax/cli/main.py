@@ -16,13 +16,13 @@ import rich.console
 
 # verb -> (module with `main(argv) -> exit code`, one line for --help)
 VERBS = {
-    "demo": ("demo", "align a real 135M chat model; --playground: any-to-any"),
+    "demo": ("demo", "any-to-any, from nothing to a page; --real: a 135M chat model"),
     "train": ("train", "any algorithm from a recipe: alanything train CONFIG"),
     "llf": ("llf", "critic, critique, refine, verify, pairs, align"),
     "generate": ("generate", "rows in, rows out"),
     "annotate": ("annotate", "several models' answers, judged"),
     "evaluate": ("evaluate", "Eval-Anything, an arena, the accuracy of a run"),
-    "data": ("data", "convert, inspect, check data"),
+    "data": ("data", "build, convert, inspect, check data"),
     "export": ("export", "a run as a Hugging Face directory"),
     "verify": ("verify", "reload an exported directory and compare"),
     "plan": ("plan", "memory and step time on a TPU topology, without a TPU"),

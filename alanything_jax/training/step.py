@@ -100,6 +100,7 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
     live = role != program.trained and program.reference == "live"
     weights = tree[role if live else program.trained]
     mixed = program.compute_dtype == "mixed"
+    table = rules.preset(program.compute.rules)
     states = decoder.hidden(
         weights,
         program.config,
@@ -111,7 +112,7 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
         remat=program.compute.remat,
         backend=program.compute.attention,
         block=program.compute.block,
-        rules=rules.preset(program.compute.rules),
+        rules=table,
     )
     if program.algorithm.roles[role] == "scores":
         return Outputs(scores=heads.scores(weights, states))
@@ -123,6 +124,7 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
             batch,
             chunk=program.compute.head_chunk,
             block=program.compute.head_block,
+            rules=table,
         )
     )
 

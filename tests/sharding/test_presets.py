@@ -1,6 +1,7 @@
 """Every sharding preset gives the losses and gradients of one device, to 1e-5."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -12,8 +13,11 @@ from alanything_jax.algorithms.critique import Critique
 from alanything_jax.algorithms.dpo import DPO
 from alanything_jax.algorithms.reward import Reward
 from alanything_jax.algorithms.sft import SFT
+from alanything_jax.models.params import flatten
 from alanything_jax.sharding import mesh as meshes
 from alanything_jax.sharding import rules
+from alanything_jax.training import step
+from tests import toys
 from tests.training.test_loop import gradients, moved
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -99,6 +103,49 @@ def test_one_device_equals_eight(preset, algorithm, kind, backend, tmp_path):
         )
     for path in one[0]:
         np.testing.assert_allclose(one[0][path], many[0][path], atol=1e-5)
+
+
+def test_rows_cut_along_their_length_are_never_gathered():
+    """Of hidden states only prompts' ends cross the cut: no [B, T, D] is gathered."""
+    program = toys.program(SFT())
+    compute = dataclasses.replace(program.compute, rules="sequence", attention="dense")
+    program = dataclasses.replace(program, compute=compute)
+    (batch,), _ = toys.pack(
+        toys.groups(np.random.default_rng(0), 5), rows=2, row_tokens=96
+    )
+    params = {f"policy/{p}": x for p, x in flatten(toys.parameters()).items()}
+
+    def logps(params, batch):
+        return step.run_role(program, "policy", params, batch).logps
+
+    expected = jax.jit(logps)(params, batch)
+    mesh = meshes.make(("fsdp=2", "sequence=2"))
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(logps).lower(params, batch).compile()
+        np.testing.assert_allclose(compiled(params, batch), expected, atol=1e-5)
+        grads = jax.jit(jax.grad(lambda p: logps(p, batch).mean()))(params)
+    want = jax.grad(lambda p: logps(p, batch).mean())(params)
+    for path, grad in want.items():
+        np.testing.assert_allclose(grads[path], grad, atol=1e-5)
+    made = [line for line in compiled.as_text().splitlines() if "all-gather" in line]
+    width = toys.CONFIG.width
+    whole = rf"f32\[(1|2),96,{width}\]"
+    assert not [line for line in made if re.search(whole, line)]
+    # Too many crossings for what is exchanged stop a run, rather than be wrong.
+    order = np.random.default_rng(1).permutation(96)
+    mixed = shuffled(batch, order)
+    with jax.set_mesh(mesh):
+        assert np.isnan(np.asarray(jax.jit(logps)(params, mixed))).any()
+
+
+def shuffled(batch, order):
+    """The same rows with their tokens in another order."""
+    place, source = np.argsort(order), np.asarray(batch.source)[:, order]
+    names = "tokens group branch index position response".split()
+    return batch.replace(
+        **{name: getattr(batch, name)[..., order] for name in names},
+        source=np.where(source >= 0, place[source], -1),
+    )
 
 
 def test_heads_and_rows_that_do_not_divide_name_the_axes(tmp_path):
