@@ -12,24 +12,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOTS = ("--compute.remat", "dots")
+FULL = ("--compute.remat", "full")
 # (recipe, topology, what its command adds)
 PLANS = (
-    ("dpo_llama3_8b", "v5p:4x4x4", DOTS),
-    ("dpo_llama3_8b", "v6e:4x4", DOTS),
-    ("dpo_llama3_8b_lora", "v5e:2x4", ()),
+    ("dpo_llama3_8b", "v5p:4x4x4", ()),
+    ("dpo_llama3_8b", "v6e:4x4", ()),
+    ("dpo_llama3_8b_lora", "v5e:2x4", FULL),
     ("colab_dpo", "v5e:1x1", ()),
-    ("sft_llama3_8b", "v5e:4x4", ()),
-    ("reward_llama3_8b", "v5e:4x4", ()),
-    ("critique_qwen3_8b", "v5e:4x4", ()),
-    ("dpo_anything_8b", "v5p:4x4x4", DOTS),
-    ("sft_anything_8b", "v6e:4x4", DOTS),
+    ("sft_llama3_8b", "v5e:4x4", FULL),
+    ("reward_llama3_8b", "v5e:4x4", FULL),
+    ("critique_qwen3_8b", "v5e:4x4", FULL),
+    ("dpo_anything_8b", "v5p:4x4x4", ()),
+    ("sft_anything_8b", "v6e:4x4", ()),
     ("colab_dpo", "v6e:1x1", ()),
-    ("dpo_qwen3_8b", "v5p:4x4x4", DOTS),
-    ("dpo_llama3_8b", "v5e:4x4", ()),
-    ("dpo_llama3_8b", "v5e:8x8", ()),
-    ("dpo_llama3_8b", "v6e:8x8", DOTS),
-    ("dpo_llama3_8b", "v5p:4x4x8", DOTS),
+    ("dpo_qwen3_8b", "v5p:4x4x4", ()),
+    ("dpo_llama3_8b", "v5e:4x4", FULL),
+    ("dpo_llama3_8b", "v5e:8x8", FULL),
+    ("dpo_llama3_8b", "v6e:8x8", ()),
+    ("dpo_llama3_8b", "v5p:4x4x8", ()),
 )
 
 

@@ -5,7 +5,7 @@ alanything train configs/dpo_llama3_8b.py --data.path PAIRS
 
 Weights and AdamW are float32, sharded 16 ways and copied by the rest of the slice: a gather
 over 16 chips overlaps with compute, one over 64 v5p chips does not (the TPU compiler makes
-a sum of it). On v5p `--compute.remat dots` has room, and is faster.
+a sum of it). On v5e, which has half the memory of v6e: --compute.remat full.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def config() -> Experiment:
         compute=Compute(
             row_tokens=4096,
             rows_per_microbatch=0,
-            remat="full",
+            remat="dots",
             attention="flash",
             block=512,
             head_chunk=4096,

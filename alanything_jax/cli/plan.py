@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from alanything_jax.cli import recipe
-from alanything_jax.planning import fit, page, plan
+from alanything_jax.planning import fit, page, plan, topology
 
 USAGE = """usage: alanything plan CONFIG --topology T [--slices N] [--fit] [--json FILE]
                        [--html FILE] [--dotted.field VALUE]...
@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(f"  {line}" for line in result.advice))
         print("or let the search do it: --fit")
         return 1
+    accelerator = topology.accelerator(taken["--topology"])
     print(
-        f"next: ACCELERATOR=... bash tpu_scripts/create.sh, or alanything train {argv[0]}"
+        f"next: ACCELERATOR={accelerator} bash tpu_scripts/create.sh, then on it "
+        f"alanything train {' '.join(argv)}"
     )
     return 0

@@ -17,6 +17,7 @@ import dataclasses
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -173,14 +174,10 @@ def per_chip(tree: Any) -> float:
 def _compile(part, mesh, flags):
     function, arguments = part
     options = dict(flag.split("=", 1) for flag in flags)
-    # What is compiled for chips elsewhere cannot be read back from the cache.
-    cache = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        with jax.set_mesh(mesh):
-            return function.lower(*arguments).compile(compiler_options=options)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cache)
+    with jax.set_mesh(mesh), warnings.catch_warnings():
+        # What was compiled for chips elsewhere cannot be read back from the cache.
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        return function.lower(*arguments).compile(compiler_options=options)
 
 
 def _memory(parts, live, modules):

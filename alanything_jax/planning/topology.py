@@ -127,6 +127,18 @@ def devices(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
     return CHIPS[generation], list(found.devices)
 
 
+def accelerator(name: str) -> str:
+    """What Google Cloud calls a topology: `v5p:4x4x4` -> `v5p-128`.
+
+    v5e and v6e are counted in chips, the others in cores, two a chip.
+    """
+    generation, _, shape = name.partition(":")
+    chips = math.prod(map(int, shape.split("x")))
+    flat = generation in ("v5e", "v6e")
+    label = "v5litepod" if generation == "v5e" else generation
+    return f"{label}-{chips if flat else 2 * chips}"
+
+
 def collective_seconds(
     kind: str, num_bytes: int, ways: int, chip: Chip, name: str
 ) -> float:

@@ -107,6 +107,11 @@ def test_collectives_take_as_long_as_their_links():
     ) == pytest.approx(2 * one)
 
 
+def test_topologies_have_the_names_of_the_cloud():
+    names = {"v5p:4x4x4": "v5p-128", "v5e:4x4": "v5litepod-16", "v6e:1x1": "v6e-1"}
+    assert {n: topology.accelerator(n) for n in names} == names
+
+
 @pytest.mark.parametrize("generation", sorted(topology.CHIPS))
 def test_a_run_gets_the_flags_that_were_planned(generation):
     name = {"tpu7x": "v7x"}.get(generation, generation)
