@@ -58,6 +58,13 @@ def test_trl_prompt_completion_and_kto():
         assert read(row).feedback.labels == (label,)
 
 
+def test_trl_prompt_alone():
+    example = read({"id": "7", "prompt": "draw a cat"})
+    assert example.prompt[0].text == "draw a cat" and example.responses == ()
+    with pytest.raises(ValueError, match="no format reads a row"):
+        read({"prompt": "draw a cat", "reply": "no"})
+
+
 def test_trl_messages():
     row = {
         "messages": chat(

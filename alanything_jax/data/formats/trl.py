@@ -4,6 +4,7 @@
     {"prompt": P, "completion": C}                SFT
     {"prompt": P, "completion": C, "label": bool} KTO
     {"messages": [...]}                           SFT on a whole conversation
+    {"prompt": P}                                 a prompt to be answered
 P, C, R are strings or lists of {"role", "content"}. `score_chosen - score_rejected`
 is the margin where both are there.
 """
@@ -21,7 +22,9 @@ from alanything_jax.schema import Example, Feedback, Response
 def claims(row: Mapping[str, Any]) -> bool:
     """Whether a row looks like one of these layouts."""
     pair, single = {"chosen", "rejected"} <= set(row), "completion" in row
-    return pair or single or isinstance(row.get("messages"), list)
+    # With more in it, a row's answers would have names that nobody here knows.
+    alone = "prompt" in row and set(row) <= {"prompt", "id"}
+    return pair or single or alone or isinstance(row.get("messages"), list)
 
 
 def read(row: Mapping[str, Any], id: str) -> Example:
@@ -30,6 +33,9 @@ def read(row: Mapping[str, Any], id: str) -> Example:
         return _conversation(row, id)
     if "completion" in row:
         return _completion(row, id)
+    if set(row) <= {"prompt", "id"}:
+        prompt = common.messages(common.need(row, "prompt"), "prompt", "user")
+        return Example(id, prompt, extra=common.rest(row, {"prompt"}))
     return _pair(row, id)
 
 
