@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data.files import write_json
@@ -155,16 +157,18 @@ def manifest(folder: Path, bundle: Bundle) -> dict[str, Any]:
 def probe(bundle: Bundle) -> tuple[list[int], list[float]]:
     """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score.
 
-    The pad token is left out: a sequence classifier reads its score before it.
+    The pad token is left out: a sequence classifier reads its score before it. Computed in
+    float32, whatever the weights are kept in, as those who reload them compute.
     """
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), bundle.params)
     size = bundle.model.config.vocab_size
     pad = export_config(bundle).get("pad_token_id")
     ids = [(7 * n * n + 3 * n + 11) % size for n in range(12)]
     ids = [(i + 1) % size if i == pad else i for i in ids]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
     if "score" in bundle.params.get("heads", {}):
-        return ids, [float(bundle.model.scores(bundle.params, inputs)[0, -1])]
-    logits = np.asarray(bundle.model.logits(bundle.params, inputs))[0, -1]
+        return ids, [float(bundle.model.scores(params, inputs)[0, -1])]
+    logits = np.asarray(bundle.model.logits(params, inputs))[0, -1]
     return ids, [float(x) for x in logits[:: max(1, size // 8)][:8]]
 
 
