@@ -3,8 +3,8 @@
 FlashAttention-2 (arXiv:2307.08691), with the rule computed inside from four vectors of
 ids, so that no [T, T] mask exists, and with a list of the key blocks that the rule leaves
 something in, so that the others are neither fetched nor computed. Scores lie transposed,
-keys by queries: what belongs to a query is then a row, and the gradients by keys and
-values need no transpose.
+keys by queries, and so do queries, results and their gradients, [H, T]: what belongs to a
+query is a row, no product needs a transpose, and a TPU's projections leave them so.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, planned: Plan) -> jax.Array
     length = q.shape[1]
     pad = [(0, 0), (0, planned.ids.shape[-1] - length), (0, 0), (0, 0)]
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    q, k, v = (rearrange(jnp.pad(x, pad), "b t n h -> b n t h") for x in (q, k, v))
-    return rearrange(_attend(q, k, v, planned), "b n t h -> b t n h")[:, :length]
+    q, k, v = (jnp.pad(x, pad) for x in (q, k, v))
+    q = rearrange(q, "b t n h -> b n h t")
+    k, v = (rearrange(x, "b t n h -> b n t h") for x in (k, v))
+    return rearrange(_attend(q, k, v, planned), "b n h t -> b t n h")[:, :length]
 
 
 @jax.custom_vjp
@@ -96,10 +98,7 @@ def _visible(ids_q, ids_k, window):
 
 def _scores(q, k, ids_q, ids_k, window):
     """Scores [Sk, Sq] float32 and the mask."""
-    s = jax.lax.dot_general(
-        k, q, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
-    return s, _visible(ids_q, ids_k, window)
+    return _dot(k, q, 1, 0), _visible(ids_q, ids_k, window)
 
 
 def _dot(a, b, over_a, over_b):
@@ -134,7 +133,7 @@ def _forward_kernel(
     @pl.when(n == pl.num_programs(3) - 1)
     def _():
         safe = jnp.where(total[...] > 0, total[...], 1.0)
-        out[0, 0] = (acc[...] / safe).T.astype(out.dtype)
+        out[0, 0] = (acc[...] / safe).astype(out.dtype)
         # A query that sees nothing: so high that its recomputed weights are zero.
         lse[0, 0] = jnp.where(total[...] > 0, top[...] + jnp.log(safe), -LOW)
 
@@ -157,8 +156,8 @@ def _by_query_kernel(
     @pl.when(n < count[b, i])
     def _():
         p = _weights(q[0, 0], k[0, 0], ids_q[0], ids_k[0], window[0], lse[0, 0])
-        inner = p * (_dot(v[0, 0], grad[0, 0], 1, 1) - delta[0, 0])
-        acc[...] += _dot(inner.astype(k.dtype), k[0, 0], 0, 0)
+        inner = p * (_dot(v[0, 0], grad[0, 0], 1, 0) - delta[0, 0])
+        acc[...] += _dot(k[0, 0], inner.astype(k.dtype), 0, 0)
 
     @pl.when(n == pl.num_programs(3) - 1)
     def _():
@@ -192,9 +191,9 @@ def _by_key_kernel(
     @pl.when(n < count[b, j])
     def _():
         p = _weights(q[0, 0], k[0, 0], ids_q[0], ids_k[0], window[0], lse[0, 0])
-        inner = p * (_dot(v[0, 0], grad[0, 0], 1, 1) - delta[0, 0])
-        v_acc[...] += _dot(p.astype(q.dtype), grad[0, 0], 1, 0)
-        k_acc[...] += _dot(inner.astype(q.dtype), q[0, 0], 1, 0)
+        inner = p * (_dot(v[0, 0], grad[0, 0], 1, 0) - delta[0, 0])
+        v_acc[...] += _dot(p.astype(q.dtype), grad[0, 0], 1, 1)
+        k_acc[...] += _dot(inner.astype(q.dtype), q[0, 0], 1, 1)
 
     last = (n == pl.num_programs(4) - 1) & (h == pl.num_programs(3) - 1)
 
@@ -206,7 +205,7 @@ def _by_key_kernel(
 
 def _call(kernel, grid, inputs, outputs, scratch, arguments, num_dots, name):
     """The kernel on TPU; elsewhere the same kernel interpreted, for tests."""
-    (_, n, t, h), block = arguments[3].shape, inputs[0].block_shape[2]
+    (_, n, h, t), block = arguments[3].shape, inputs[0].block_shape[3]
     pairs = grid[0] * n * (t * (t + block) // 2)
     flops = 2 * num_dots * pairs * h
     moved = sum(x.size * x.dtype.itemsize for x in arguments)
@@ -241,15 +240,14 @@ def _call(kernel, grid, inputs, outputs, scratch, arguments, num_dots, name):
 
 def _specs(block, width, at_query, at_key, heads):
     """Blocks of q, k, v and ids, given where a grid place finds its query and key."""
-
-    def rows(at, head):
-        return pl.BlockSpec((1, 1, block, width), lambda *g: (g[0], head(g), at(*g), 0))
-
     query, key = heads
+    keys = pl.BlockSpec((1, 1, block, width), lambda *g: (g[0], key(g), at_key(*g), 0))
     return [
-        rows(at_query, query),
-        rows(at_key, key),
-        rows(at_key, key),
+        pl.BlockSpec(
+            (1, 1, width, block), lambda *g: (g[0], query(g), 0, at_query(*g))
+        ),
+        keys,
+        keys,
         pl.BlockSpec((1, 4, block), lambda *g: (g[0], 0, at_query(*g))),
         pl.BlockSpec((1, block, 4), lambda *g: (g[0], at_key(*g), 0)),
     ]
@@ -262,7 +260,7 @@ def _visited(b, own, n, visits, count):
 
 def _query_major(q, k, planned):
     """Grid and blocks of the kernels that own a query block and visit keys."""
-    (batch, n, length, width), block = q.shape, planned.block
+    (batch, n, width, length), block = q.shape, planned.block
     shared = n // k.shape[1]
     grid = (batch, n, length // block, length // block)
     specs = _specs(
@@ -278,7 +276,7 @@ def _query_major(q, k, planned):
 
 def _forward(q, k, v, planned):
     grid, specs, row = _query_major(q, k, planned)
-    (batch, n, length, width), block = q.shape, planned.block
+    (batch, n, width, length), block = q.shape, planned.block
     arguments = (
         planned.keys,
         planned.num_keys,
@@ -313,8 +311,8 @@ def _save(q, k, v, planned):
 
 def _backward(saved, grad):
     q, k, v, planned, out, lse = saved
-    delta = jnp.sum((grad * out).astype(jnp.float32), axis=-1)[:, :, None]
-    (batch, n, length, width), heads, block = q.shape, k.shape[1], planned.block
+    delta = jnp.sum((grad * out).astype(jnp.float32), axis=2, keepdims=True)
+    (batch, n, width, length), heads, block = q.shape, k.shape[1], planned.block
     ids = (planned.ids, planned.ids.swapaxes(1, 2))
     common = (planned.window, q, k, v, *ids, grad, lse, delta)
     grid, specs, row = _query_major(q, k, planned)
@@ -323,7 +321,7 @@ def _backward(saved, grad):
         grid,
         [*specs, specs[0], row, row],
         [(specs[0], jax.ShapeDtypeStruct(q.shape, q.dtype))],
-        [pltpu.VMEM((block, width), jnp.float32)],
+        [pltpu.VMEM((width, block), jnp.float32)],
         (planned.keys, planned.num_keys, *common),
         3,
         "group_attention_dq",
