@@ -8,25 +8,14 @@ import dataclasses
 from pathlib import Path
 
 from alanything_jax import experiment
-from alanything_jax.algorithms.critique import Critique
 
 HERE = Path(__file__).parent
 
 
 def config() -> experiment.Experiment:
-    """As configs/dpo_llama3_8b.py, but for what is said here."""
-    change = dataclasses.replace
-    base = experiment.load(HERE / "dpo_llama3_8b.py")
-    return change(
-        base,
+    """configs/critique_llama3_8b.py with the model of configs/dpo_qwen3_8b.py."""
+    return dataclasses.replace(
+        experiment.load(HERE / "critique_llama3_8b.py"),
         name="critique_qwen3_8b",
-        model=change(
-            base.model,
-            path="Qwen/Qwen3-8B",
-            family="qwen3",
-            config=str(HERE / "models/qwen3_8b"),
-        ),
-        algorithm=Critique(),
-        optimizer=change(base.optimizer, learning_rate=1e-5),
-        data=change(base.data, view="critiques"),
+        model=experiment.load(HERE / "dpo_qwen3_8b.py").model,
     )

@@ -11,23 +11,14 @@ import dataclasses
 from pathlib import Path
 
 from alanything_jax import experiment
-from alanything_jax.algorithms.reward import Reward
 
 HERE = Path(__file__).parent
 
 
 def config() -> experiment.Experiment:
-    """As configs/dpo_llama3_8b.py, but for what is said here."""
-    change = dataclasses.replace
-    base = experiment.load(HERE / "dpo_llama3_8b.py")
-    return change(
-        base,
+    """configs/reward_llama3_8b.py with the model of configs/dpo_anything_8b.py."""
+    return dataclasses.replace(
+        experiment.load(HERE / "reward_llama3_8b.py"),
         name="reward_anything_8b",
-        model=change(
-            base.model,
-            codecs=("runs/codec_image", "runs/codec_audio", "runs/codec_video"),
-            config=str(HERE / "models/anything_8b"),
-        ),
-        algorithm=Reward(),
-        optimizer=change(base.optimizer, learning_rate=5e-6),
+        model=experiment.load(HERE / "dpo_anything_8b.py").model,
     )
