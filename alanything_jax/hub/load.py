@@ -54,20 +54,17 @@ def load(
 
         return load_gguf(Path(path), dtype)
     directory = _directory(path)
-    config = _json(directory / "config.json")
-    if config is None:
+    if not (directory / "config.json").exists():
         raise ValueError(
             f"{directory} has no config.json: give a Hugging Face model directory, a hub "
             "id or a .gguf file."
         )
-    coder = read_coder(directory)
-    cfg = families.config_from_hf(config)
-    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
+    model, config, coder = read_model(directory)
     architecture = (config.get("architectures") or [""])[0]
     scoring = architecture.endswith("ForSequenceClassification")
     located = files.locate(directory)
     params, extra = assemble(
-        cfg,
+        model.config,
         {name: entry["shape"] for name, (_, entry) in located.items()},
         lambda name: files.read(*located[name]),
         dtype,
@@ -76,7 +73,7 @@ def load(
         place,
     )
     return Bundle(
-        model=Model(config["model_type"], cfg),
+        model=model,
         params=params,
         tokenizer=read_tokenizer(directory),
         hf_config=config,
@@ -87,6 +84,15 @@ def load(
         dtypes={name: entry["dtype"] for name, (_, entry) in located.items()},
         coder=coder,
     )
+
+
+def read_model(directory: Path) -> tuple[Model, dict[str, Any], Any | None]:
+    """The model of a directory, its config.json, its coder; no weights are read."""
+    config = _json(directory / "config.json")
+    coder = read_coder(directory)
+    cfg = families.config_from_hf(config)
+    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
+    return Model(config["model_type"], cfg), config, coder
 
 
 def read_coder(directory: Path) -> Any | None:

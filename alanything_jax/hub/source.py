@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from alanything_jax.data import fetch
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
-from alanything_jax.hub.load import Place, load, read_coder, read_tokenizer
+from alanything_jax.hub.load import Place, load, read_model, read_tokenizer
 from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
@@ -97,11 +96,7 @@ def describe(source: ModelSource) -> Model:
             f"{place} has no config.json. Give model.config a directory that has; "
             "configs/models/ holds those of some hub models."
         )
-    config = json.loads((place / "config.json").read_text())
-    coder = read_coder(place)
-    cfg = families.config_from_hf(config)
-    grammar = coder.grammar if coder else None
-    return Model(config["model_type"], dataclasses.replace(cfg, grammar=grammar))
+    return read_model(place)[0]
 
 
 def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:

@@ -34,14 +34,23 @@ class Plan:
     count: jax.Array
 
 
-def plan(mask: jax.Array, block: int) -> Plan:
-    """Cut a [B, T, T] mask into blocks; T is padded up to a multiple of `block`."""
+def cut(mask: jax.Array, block: int) -> jax.Array:
+    """[B, T, T] -> [B, n, n, block, block]; T is padded up to a multiple of `block`."""
     padding = -mask.shape[1] % block
     mask = jnp.pad(mask, ((0, 0), (0, padding), (0, padding)))
-    mask = rearrange(mask, "b (i s) (j z) -> b i j s z", s=block, z=block)
-    used = jnp.any(mask, axis=(-1, -2))
-    visits = jnp.argsort(~used, axis=-1, stable=True).astype(jnp.int32)
-    return Plan(mask, visits, jnp.sum(used, axis=-1, dtype=jnp.int32))
+    return rearrange(mask, "b (i s) (j z) -> b i j s z", s=block, z=block)
+
+
+def visits(used: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the blocks [B, n, n] that hold something: the used first, in order; how many."""
+    order = jnp.argsort(~used, axis=-1, stable=True).astype(jnp.int32)
+    return order, jnp.sum(used, axis=-1, dtype=jnp.int32)
+
+
+def plan(mask: jax.Array, block: int) -> Plan:
+    """What `attend` needs of a [B, T, T] mask."""
+    mask = cut(mask, block)
+    return Plan(mask, *visits(jnp.any(mask, axis=(-1, -2))))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, planned: Plan) -> jax.Array:

@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from alanything_jax.models.blockwise import SAVED
+from alanything_jax.models import blockwise
 
 # Finite: -inf minus -inf would be no number, and Mosaic has no use for one.
 LOW = -0.7 * float(np.finfo(np.float32).max)
@@ -54,19 +54,11 @@ def plan(ids: jax.Array, mask: jax.Array, window: int | None, block: int) -> Pla
 
     Nothing asks for the whole mask at once: under `jit` it is reduced as it is made.
     """
-    padding = -ids.shape[-1] % block
-    ids = jnp.pad(ids, ((0, 0), (0, 0), (0, padding)))
-    mask = jnp.pad(mask, ((0, 0), (0, padding), (0, padding)))
-    used = jnp.any(
-        rearrange(mask, "b (i s) (j z) -> b i j s z", s=block, z=block), axis=(-1, -2)
-    )
-
-    def first(used):
-        order = jnp.argsort(~used, axis=-1, stable=True).astype(jnp.int32)
-        return order, jnp.sum(used, axis=-1, dtype=jnp.int32)
-
+    ids = jnp.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % block)))
+    used = jnp.any(blockwise.cut(mask, block), axis=(-1, -2))
     reach = jnp.full((1,), NO_WINDOW if window is None else window, jnp.int32)
-    return Plan(ids, reach, *first(used), *first(used.swapaxes(1, 2)), block)
+    by_key = blockwise.visits(used.swapaxes(1, 2))
+    return Plan(ids, reach, *blockwise.visits(used), *by_key, block)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, planned: Plan) -> jax.Array:
@@ -305,7 +297,7 @@ def _forward(q, k, v, planned):
 
 
 def _save(q, k, v, planned):
-    out, lse = (checkpoint_name(x, SAVED) for x in _forward(q, k, v, planned))
+    out, lse = (checkpoint_name(x, blockwise.SAVED) for x in _forward(q, k, v, planned))
     return out, (q, k, v, planned, out, lse)
 
 

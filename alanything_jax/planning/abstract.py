@@ -19,6 +19,7 @@ from alanything_jax.sharding import mesh as meshes
 from alanything_jax.sharding import rules
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import parts, step
+from alanything_jax.training.prepare import program_of
 
 # A schedule's length changes no shape.
 STEPS = 1000
@@ -58,14 +59,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
         )
     table = rules.preset(compute.rules)
     model = describe(experiment.model)
-    program = step.Program(
-        algorithm,
-        model.config,
-        compute,
-        experiment.model.compute_dtype,
-        experiment.adapter,
-        experiment.reference,
-    )
+    program = program_of(experiment, model.config)
     trainable, frozen = _parameters(experiment, program, model, mesh, table)
     rows = meshes.rows(mesh, table, compute.rows_per_microbatch)
     batch = _batch(experiment, program, mesh, table, rows)

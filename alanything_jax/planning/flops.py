@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -58,6 +59,7 @@ def example_row(length: int, responses: int) -> attention.Rows:
     return attention.Rows(*(x[None] for x in (one, branch, index, 0 * one)))
 
 
+@functools.cache
 def visible_share(length: int, responses: int, block: int) -> tuple[int, int]:
     """Of the example row: pairs that see each other, and pairs in visited blocks."""
     mask = np.asarray(attention.visible(*[example_row(length, responses)] * 2))[0]

@@ -293,7 +293,8 @@ def _flops(parts, tokens):
     )
     traced = flops.of_program(jaxpr, parts.mesh.size)
     if program.compute.attention == "flash":
-        passes = 9 + 2 * (program.compute.remat == "full")
+        again = flops.KERNEL_DOTS["group_attention"] * (program.compute.remat == "full")
+        passes = sum(flops.KERNEL_DOTS.values()) + again
         traced += (
             2
             * passes

@@ -21,6 +21,7 @@ from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import params as trees
+from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import lora_specs
 from alanything_jax.sharding import distributed, pjit, rules
 from alanything_jax.sharding import mesh as meshes
@@ -86,7 +87,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             say,
             bundle.coder,
         )
-    program = program_of(experiment, bundle)
+    program = program_of(experiment, bundle.model.config)
     trainable, frozen, rates, shardings = partition(
         experiment, program, bundle, mesh, table, scoring
     )
@@ -136,11 +137,11 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     )
 
 
-def program_of(experiment: Experiment, bundle: hub.Bundle) -> Program:
+def program_of(experiment: Experiment, config: DecoderConfig) -> Program:
     """What is static in the compiled parts of a recipe."""
     return Program(
         experiment.algorithm,
-        bundle.model.config,
+        config,
         experiment.compute,
         experiment.model.compute_dtype,
         experiment.adapter,

@@ -71,7 +71,7 @@ def load_run(directory: str | Path) -> Restored:
     mesh = meshes.make(experiment.compute.mesh if distributed.several() else ())
     table = rules.preset(experiment.compute.rules)
     bundle = load_model(experiment.model, scoring, experiment.seed)
-    program = prepare.program_of(experiment, bundle)
+    program = prepare.program_of(experiment, bundle.model.config)
     trainable, frozen, rates, shardings = prepare.partition(
         experiment, program, bundle, mesh, table, scoring
     )

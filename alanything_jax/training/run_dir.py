@@ -138,7 +138,7 @@ def open_run(
         )
     if distributed.is_primary():
         write_json(place, ours)
-    distributed.gather(None)  # Process 0 has written it.
+    distributed.wait()
     seen = distributed.gather(bool(run.bucket) or place.exists())
     if not all(seen):
         raise ValueError(
