@@ -115,6 +115,27 @@ class Example:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """One medium on its way to an encoder, which makes soft tokens of it.
+
+    Attributes:
+      encoder: its name in `Batch.media`, such as "vision".
+      arrays: name -> [p, ...], one entry a patch (or a frame of sound). "patches" [p, d]
+        float32 and "segment" [p] int32 (1, 2, ...: patches of one number see each other)
+        are among them.
+      outputs: [s] int32, which of the encoder's outputs for these patches stand at the
+        medium's s placeholders, in order.
+      grid: [s, 3] int32, place (t, h, w) of each output; None where order is all there is.
+    """
+
+    kind: Modality
+    encoder: str
+    arrays: Mapping[str, np.ndarray]
+    outputs: np.ndarray
+    grid: np.ndarray | None = None
+
+
 @flax.struct.dataclass
 class Batch:
     """One microbatch: B rows of T tokens holding many groups. Shapes in brackets.

@@ -25,7 +25,7 @@ CONFIG = DecoderConfig(
     num_kv_heads=2,
     head_width=8,
     ffw_width=48,
-    qk_norm=True,
+    qk_norm="rms",
 )
 
 

@@ -26,6 +26,7 @@ class Bundle:
       generation_config: as read.
       extra: tensors we do not use, passed through on export.
       dtypes: name on disk -> dtype there, kept on export.
+      names: the family's name of a tensor -> its name on disk, where it was read.
       coder: media to tokens and back, of an any-to-any model; None for text.
     """
 
@@ -38,4 +39,5 @@ class Bundle:
     generation_config: dict[str, Any] | None = None
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
     coder: Coder | None = None

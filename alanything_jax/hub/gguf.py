@@ -15,8 +15,6 @@ from einops import rearrange
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import assemble
 from alanything_jax.models import families
-from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.families import common
 from alanything_jax.models.model import Model
 
 _PERMUTED = ("llama",)
@@ -43,8 +41,9 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
 
     reader, meta = _open(path)
     config = hf_config(meta, {t.name for t in reader.tensors}, path)
-    cfg = families.config_from_hf(config)
-    ours = names(config["model_type"], cfg)
+    cfg = families.family_of(config["model_type"]).config(config)
+    model = Model(config["model_type"], cfg)
+    ours = names(model)
     stored = [t for t in reader.tensors if t.name != "rope_freqs.weight"]
     found = {ours.get(tensor.name, tensor.name): tensor for tensor in stored}
 
@@ -59,9 +58,9 @@ def load_gguf(path: Path, dtype: str) -> Bundle:
         return value
 
     shapes = {name: tuple(int(s) for s in t.shape[::-1]) for name, t in found.items()}
-    params, extra = assemble(cfg, shapes, read, dtype, False, str(path))
+    params, extra, _ = assemble(model, shapes, read, dtype, False, str(path))
     return Bundle(
-        model=Model(config["model_type"], cfg),
+        model=model,
         params=params,
         tokenizer=tokenizer(meta, path),
         hf_config=config,
@@ -96,13 +95,13 @@ def _open(path):
     return reader, {name: field.contents() for name, field in reader.fields.items()}
 
 
-def names(arch: str, cfg: DecoderConfig) -> dict[str, str]:
+def names(model: Model) -> dict[str, str]:
     """llama.cpp's tensor names -> Hugging Face's, of a model."""
     import gguf
 
     arches = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    known = gguf.get_tensor_name_map(arches[arch], cfg.num_layers)
-    wanted = common.tensors(cfg, False)
+    known = gguf.get_tensor_name_map(arches[model.family], model.config.num_layers)
+    wanted = model.tensors()
     return {known.get_name(name, (".weight", ".bias")): name for name in wanted}
 
 
@@ -120,7 +119,7 @@ def hf_config(meta: dict[str, Any], names: set[str], path: Path) -> dict[str, An
     heads = int(value("attention.head_count"))
     width = int(value("embedding_length"))
     config = {
-        "architectures": [f"{families.FAMILIES[arch].ARCHITECTURE}ForCausalLM"],
+        "architectures": [families.FAMILIES[arch].architecture],
         "model_type": arch,
         "vocab_size": int(
             value("vocab_size", len(meta.get("tokenizer.ggml.tokens", ())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from jax.sharding import Sharding
 
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
-from alanything_jax.models import families
-from alanything_jax.models.families import anything, common
+from alanything_jax.models.families import anything, family_of
+from alanything_jax.models.families.common import Family, Tensor
 from alanything_jax.models.model import Model
 from alanything_jax.models.params import ParamSpec, flatten, unflatten
 
 # Where a declared parameter goes.
 Place = Callable[[ParamSpec], Sharding]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 # Buffers that old exporters wrote; they follow from the config.
 _HARMLESS = ("rotary_emb.inv_freq",)
 
@@ -59,12 +65,15 @@ def load(
             f"{directory} has no config.json: give a Hugging Face model directory, a hub "
             "id or a .gguf file."
         )
-    model, config, coder = read_model(directory)
+    model, config, coder = read_model(directory, mrope_advance)
+    located = files.locate(directory)
     architecture = (config.get("architectures") or [""])[0]
     scoring = architecture.endswith("ForSequenceClassification")
-    located = files.locate(directory)
-    params, extra = assemble(
-        model.config,
+    if (directory / files.SCORE).exists():
+        scoring = True
+        located |= files.located(directory / files.SCORE)
+    params, extra, names = assemble(
+        model,
         {name: entry["shape"] for name, (_, entry) in located.items()},
         lambda name: files.read(*located[name]),
         dtype,
@@ -72,27 +81,46 @@ def load(
         str(directory),
         place,
     )
+    tokenizer = read_tokenizer(directory)
+    family = family_of(model.family)
+    if coder is None and family.coder is not None and tokenizer is not None:
+        coder = family.coder(tokenizer, model.config, config, processors(directory))
     return Bundle(
         model=model,
         params=params,
-        tokenizer=read_tokenizer(directory),
+        tokenizer=tokenizer,
         hf_config=config,
         source=str(path),
         directory=directory,
         generation_config=_json(directory / "generation_config.json"),
         extra=extra,
         dtypes={name: entry["dtype"] for name, (_, entry) in located.items()},
+        names=names,
         coder=coder,
     )
 
 
-def read_model(directory: Path) -> tuple[Model, dict[str, Any], Any | None]:
+def read_model(
+    directory: Path, mrope_advance: str = "max_plus_one"
+) -> tuple[Model, dict[str, Any], Any | None]:
     """The model of a directory, its config.json, its coder; no weights are read."""
     config = _json(directory / "config.json")
     coder = read_coder(directory)
-    cfg = families.config_from_hf(config)
-    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
+    cfg = family_of(config.get("model_type")).config(config)
+    if coder is not None:
+        cfg = dataclasses.replace(cfg, grammar=coder.grammar)
+    if cfg.mrope is not None:
+        mrope = dataclasses.replace(cfg.mrope, advance=mrope_advance)
+        cfg = dataclasses.replace(cfg, mrope=mrope)
     return Model(config["model_type"], cfg), config, coder
+
+
+def processors(directory: Path) -> dict[str, Any]:
+    """What a directory says of its processor, all files in one; later ones win."""
+    out: dict[str, Any] = {}
+    for name in PROCESSOR_FILES:
+        out |= {name.removesuffix(".json"): _json(directory / name) or {}}
+    return out
 
 
 def read_coder(directory: Path) -> Any | None:
@@ -110,31 +138,43 @@ def read_coder(directory: Path) -> Any | None:
 
 
 def assemble(
-    cfg: Any,
+    model: Model,
     shapes: dict,
     read: Any,
     dtype: str,
     scoring: bool,
     where: str,
     place: Place | None = None,
-) -> tuple[dict, dict]:
-    """Our parameter tree from tensors on disk; also what we do not use.
+) -> tuple[dict, dict, dict[str, str]]:
+    """Our parameter tree from tensors on disk.
 
     Args:
       shapes: name on disk -> shape, of all that is there.
       read: name -> array.
 
+    Returns:
+      Parameters; tensors that we do not use; canonical names -> names on disk.
+
     Raises ValueError: listing every missing, unexpected and misshaped tensor.
     """
-    wanted = common.tensors(cfg, scoring)
-    tied_copy = {"lm_head.weight"} if cfg.tied or scoring else set()
-    extra = {n for n in shapes if n.endswith(_HARMLESS)} | (tied_copy & set(shapes))
-    missing = sorted(set(wanted) - set(shapes))
-    unexpected = sorted(set(shapes) - set(wanted) - extra)
+    family, cfg = family_of(model.family), model.config
+    wanted = model.tensors(scoring)
+    names = {canonical(family, name): name for name in shapes}
+    head = family.names(cfg)["heads/text/kernel"][0]
+    tied_copy = {head} if cfg.tied or scoring else set()
+    passed = re.compile(family.unused or r"(?!)")
+    extra = {
+        name
+        for name in names
+        if name not in wanted
+        and (name.endswith(_HARMLESS) or passed.match(name) or name in tied_copy)
+    }
+    missing = sorted(set(wanted) - set(names))
+    unexpected = sorted(set(names) - set(wanted) - extra)
     misshaped = [
-        f"{name} is {list(shapes[name])}, expected {list(tensor.shape)}"
+        f"{name} is {list(shapes[names[name]])}, expected {list(tensor.shape)}"
         for name, tensor in wanted.items()
-        if name in shapes and tuple(shapes[name]) != tensor.shape
+        if name in names and tuple(shapes[names[name]]) != tensor.shape
     ]
     problems = [
         f"{len(names)} {kind}: {', '.join(names)}"
@@ -150,47 +190,58 @@ def assemble(
             f"{where} does not fit its config.json; {'; '.join(problems)}. Nothing was "
             "loaded. Check that config and weights are of the same model."
         )
-    specs = flatten(Model("", cfg).specs(scoring))
+    specs = flatten(model.specs(scoring))
     kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
-    names: dict[str, list[str]] = {path: [] for path in specs}
+    parts: dict[str, list] = {path: [] for path in specs}
     for name, tensor in wanted.items():
-        names[tensor.path].append(name)
+        parts[tensor.path].append((tensor, names[name]))
 
     def leaf(path, spec):
-        parts = [(wanted[name], name) for name in names[path]]
-
         def cut(index):
-            return piece(parts, read, index, spec.shape, kind)
+            return piece(parts[path], read, index, spec.shape, kind)
 
         if place is None:
             return jnp.asarray(cut(()))
         return jax.make_array_from_callback(spec.shape, place(spec), cut)
 
     # One leaf at a time, so that host memory never holds the model twice.
-    tree = {path: leaf(path, spec) for path, spec in specs.items()}
-    return unflatten(tree), {n: np.array(read(n)) for n in sorted(extra)}
+    tree = unflatten({path: leaf(path, spec) for path, spec in specs.items()})
+    kept = {names[n]: np.array(read(names[n])) for n in sorted(extra)}
+    return tree, kept, names
+
+
+def canonical(family: Family, name: str) -> str:
+    """A tensor's name on disk as `family.names` spells it."""
+    for pattern, replacement in family.renames:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def piece(
-    parts: Sequence[tuple[common.Tensor, str]],
+    parts: Sequence[tuple[Tensor, str]],
     read: Any,
     index: tuple[slice, ...],
     shape: tuple[int, ...],
     dtype: Any,
 ) -> np.ndarray:
-    """`parameter[index]` from its tensors on disk, one a layer if it is stacked.
+    """`parameter[index]` from its tensors on disk, one a place of its stacked dims.
 
     Nothing but the piece is held in memory: what is read is mapped, and transposed by
     its strides.
     """
     index = (*index, *[slice(None)] * (len(shape) - len(index)))
     first, name = parts[0]
-    if first.layer is None:
+    depth = len(first.lead)
+    if not depth:
         return np.array(first.to_ours(read(name), shape)[index], dtype)
-    sizes = [len(range(size)[at]) for size, at in zip(shape, index, strict=True)]
-    out = np.empty(sizes, dtype)
-    for place, (tensor, name) in enumerate(parts[index[0]]):
-        out[place] = tensor.to_ours(read(name), shape[1:])[index[1:]]
+    ranges = [range(size)[at] for size, at in zip(shape, index, strict=True)]
+    out = np.empty([len(r) for r in ranges], dtype)
+    for tensor, name in parts:
+        leads = zip(tensor.lead, ranges, strict=False)
+        if all(n in some for n, some in leads):
+            place = tuple(r.index(n) for n, r in zip(tensor.lead, ranges, strict=False))
+            value = tensor.to_ours(read(name), shape[depth:])
+            out[place] = value[index[depth:]]
     return out
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from alanything_jax.data.files import write_json
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.save import staged
-from alanything_jax.models.families import common
 from alanything_jax.models.lora import Lora, num_inputs
 from alanything_jax.models.params import flatten
 
@@ -59,11 +58,11 @@ def save_adapter(
 def adapter_tensors(bundle: Bundle, adapter: dict[str, Any]) -> dict[str, np.ndarray]:
     """PEFT's names -> [r, in] and [out, r] arrays, torch's order."""
     small, out = flatten(adapter), {}
-    for name, tensor in common.tensors(bundle.model.config).items():
+    for name, tensor in bundle.model.tensors().items():
         base = tensor.path.removesuffix("/kernel")
         if f"{base}/a" not in small:
             continue
-        a, b = (np.asarray(small[f"{base}/{n}"][tensor.layer]) for n in ("a", "b"))
+        a, b = (np.asarray(small[f"{base}/{n}"][tensor.lead]) for n in ("a", "b"))
         rank = a.shape[0]
         module = f"base_model.model.{name.removesuffix('.weight')}"
         assert a.ndim == num_inputs(base) + 1

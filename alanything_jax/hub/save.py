@@ -17,8 +17,9 @@ import numpy as np
 from alanything_jax.data.files import write_json
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
+from alanything_jax.hub.load import PROCESSOR_FILES
 from alanything_jax.models import families
-from alanything_jax.models.families import anything, common
+from alanything_jax.models.families import anything
 from alanything_jax.models.params import flatten
 
 MANIFEST = "alanything_manifest.json"
@@ -68,7 +69,14 @@ def save(
     """
     with staged(out_dir) as folder:
         arrays = disk_tensors(bundle)
+        score = arrays.pop("score.weight", None)
+        family = families.family_of(bundle.model.family)
+        if score is not None and family.classifier:
+            arrays["score.weight"] = score
+        elif score is not None:
+            files.write_one(folder / files.SCORE, {"score.weight": score})
         files.write(folder, arrays, max_shard_bytes)
+        _copy_processor(bundle, folder)
         write_json(folder / "config.json", export_config(bundle))
         if bundle.generation_config and "score" not in bundle.params.get("heads", {}):
             write_json(folder / "generation_config.json", bundle.generation_config)
@@ -79,6 +87,13 @@ def save(
         (folder / "README.md").write_text(model_card(bundle, notes or {}))
         write_json(folder / MANIFEST, manifest(folder, bundle))
     return Path(out_dir)
+
+
+def _copy_processor(bundle, folder):
+    """The processor's files as the base has them."""
+    for name in PROCESSOR_FILES if bundle.directory else ():
+        if (bundle.directory / name).exists():
+            shutil.copyfile(bundle.directory / name, folder / name)
 
 
 def _save_codecs(coder, folder):
@@ -97,14 +112,14 @@ def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     scoring = "score" in bundle.params.get("heads", {})
     flat = flatten(bundle.params)
     out = {}
-    for name, tensor in common.tensors(bundle.model.config, scoring).items():
-        leaf = flat[tensor.path]
-        value = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
+    for name, tensor in bundle.model.tensors(scoring).items():
+        value = np.asarray(flat[tensor.path][tensor.lead])
+        name = bundle.names.get(name, name)
         known = bundle.dtypes.get(name)
         dtype = files.DTYPES[known] if known else value.dtype
         out[name] = tensor.to_disk(value).astype(dtype)
     kept = dict(bundle.extra)
-    if scoring:
+    if scoring and families.family_of(bundle.model.family).classifier:
         kept.pop("lm_head.weight", None)
     return out | kept
 
@@ -112,9 +127,9 @@ def disk_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
 def export_config(bundle: Bundle) -> dict[str, Any]:
     """The base's config.json in its own spelling, with what the export changes."""
     config = dict(bundle.hf_config)
-    name = families.family_of(config).ARCHITECTURE
-    if "score" in bundle.params.get("heads", {}):
-        config["architectures"] = [f"{name}ForSequenceClassification"]
+    family = families.family_of(bundle.model.family)
+    if "score" in bundle.params.get("heads", {}) and family.classifier:
+        config["architectures"] = [family.classifier]
         config["num_labels"] = 1
         config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
         if config.get("pad_token_id") is None:
@@ -122,7 +137,7 @@ def export_config(bundle: Bundle) -> dict[str, Any]:
             ids = [getattr(bundle.tokenizer, name, None) for name in names]
             config["pad_token_id"] = next((i for i in ids if i is not None), 0)
     else:
-        config["architectures"] = [f"{name}ForCausalLM"]
+        config["architectures"] = [family.architecture]
     if not bundle.dtypes:
         config["dtype"] = str(np.dtype(bundle.params["embed"]["text"]["table"].dtype))
     return config

@@ -195,7 +195,7 @@ def _quiet(tree, width, layers):
 
 def _random(config, tokenizer, source, seed, dtype, coder=None):
     """A bundle of random parameters."""
-    cfg = families.config_from_hf(config)
+    cfg = families.family_of(config["model_type"]).config(config)
     cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
     model = Model(config["model_type"], cfg)
     return Bundle(

@@ -13,6 +13,8 @@ import numpy as np
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# The scalar head of a reward model whose family has no class for one in transformers.
+SCORE = "score.safetensors"
 DTYPES = {
     "F64": np.dtype("float64"),
     "F32": np.dtype("float32"),
@@ -87,10 +89,23 @@ def locate(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
             "read (never pickles): convert the checkpoint, or give another directory."
         )
     return {
-        name: (directory / file, entry)
+        name: place
         for file in files
-        for name, entry in header(directory / file).items()
+        for name, place in located(directory / file).items()
     }
+
+
+def located(path: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Every tensor of one file: name -> (file, header entry)."""
+    return {name: (path, entry) for name, entry in header(path).items()}
+
+
+def write_one(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """A single safetensors file."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(arrays, path, metadata={"format": "pt"})
 
 
 def write(
@@ -100,15 +115,13 @@ def write(
 
     Returns the index: `{"metadata": {...}, "weight_map": {...}}`.
     """
-    from safetensors.numpy import save_file
-
     shards: list[dict[str, np.ndarray]] = [{}]
     used = 0
     for name, value in tensors.items():
         if shards[-1] and used + value.nbytes > max_shard_bytes:
             shards.append({})
             used = 0
-        shards[-1][name] = np.ascontiguousarray(value)
+        shards[-1][name] = value
         used += value.nbytes
     names = [SINGLE]
     if len(shards) > 1:
@@ -117,7 +130,7 @@ def write(
             for n in range(1, len(shards) + 1)
         ]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, directory / name, metadata={"format": "pt"})
+        write_one(directory / name, shard)
     index = {
         "metadata": {
             "total_size": sum(v.nbytes for v in tensors.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal
 
 from alanything_jax.models.grammar import Grammar
 
@@ -25,12 +26,51 @@ class LinearRope:
 
 
 @dataclasses.dataclass(frozen=True)
+class MRope:
+    """Rotary positions of three axes (time, height, width), Qwen2-VL, arXiv:2409.12191.
+
+    Attributes:
+      sections: how many of a head's H / 2 frequencies each axis turns.
+      interleaved: axes take turns from frequency to frequency (Qwen3-VL), instead of one
+        run each.
+      advance: where text goes on behind a medium: one past its largest position, or, as
+        transformers 5.23 has it, past its height or width ("grid").
+    """
+
+    sections: tuple[int, int, int]
+    interleaved: bool = False
+    advance: Literal["max_plus_one", "grid"] = "max_plus_one"
+
+
+@dataclasses.dataclass(frozen=True)
+class MoE:
+    """A feed-forward of E experts, of which each token uses the `active` likeliest.
+
+    Attributes:
+      width: F of one expert. normalize: the used experts' weights sum to one.
+    """
+
+    experts: int
+    active: int
+    width: int
+    normalize: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """One decoder for every Llama-shaped text family.
+    """One decoder for every Llama-shaped family; encoders put media into its rows.
 
     Attributes:
       width, ffw_width, head_width: sizes D, F, H.
-      qk_norm: RMS norm per head on queries and keys, before the rotation (Qwen3).
+      norm_plus_one: norms multiply by 1 + their weight, in float32 (Gemma).
+      norm_place: of norms about a branch: before it, after it, or both.
+      qk_norm: norm per head on queries and keys before the rotation: RMS (Qwen3) or
+        LayerNorm with weights of each head's own (Chameleon); "" = none.
+      query_scale: what queries are multiplied by; None = H ** -0.5.
+      embed_scale: what embeddings of text are multiplied by.
+      local_theta: theta of sliding layers, which then scale no positions (Gemma3).
+      deepstack: media outputs of as many depths are added behind the first layers.
+      encoders: configs of `models.encoders`, one an entry of `Batch.media`.
       sliding_window: how many positions back a sliding layer sees, itself included.
       window_layers: per layer, whether it slides; empty = none does.
       tied: the embedding table is also the language-model head.
@@ -50,7 +90,17 @@ class DecoderConfig:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    norm_plus_one: bool = False
+    norm_place: Literal["before", "after", "both"] = "before"
+    qk_norm: Literal["", "rms", "layer"] = ""
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    query_scale: float | None = None
+    embed_scale: float | None = None
+    local_theta: float | None = None
+    mrope: MRope | None = None
+    moe: MoE | None = None
+    deepstack: int = 0
+    encoders: tuple[Any, ...] = ()
     sliding_window: int | None = None
     window_layers: tuple[bool, ...] = ()
     tied: bool = True

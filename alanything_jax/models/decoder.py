@@ -1,7 +1,7 @@
 """The decoder every text family shares: declared once, scanned over stacked layers.
 
-Pre-norm transformer with rotary positions, grouped-query attention and SwiGLU; the
-flags of `DecoderConfig` cover Llama, Mistral, Qwen2 and Qwen3.
+A transformer with rotary positions, grouped-query attention and a gated feed-forward; the
+flags of `DecoderConfig` cover the families, `fuse` puts media into its rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.models import attention, blockwise, layers
+from alanything_jax.models import attention, blockwise, fuse, layers, moe
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.params import ParamSpec
 from alanything_jax.schema import Batch
@@ -33,8 +33,11 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
             entry["bias"] = ParamSpec((L, *dims), ("layers", *names), "zeros")
         return entry
 
-    def norm(size, axis):
-        return {"scale": ParamSpec((L, size), ("layers", axis), "ones")}
+    unit = "zeros" if cfg.norm_plus_one else "ones"
+
+    def norm(*size, axis=None):
+        axes = ("layers", *[None] * (len(size) - 1), axis)
+        return {"scale": ParamSpec((L, *size), axes, unit)}
 
     qkv, o, mlp = (
         1 if cfg.qkv_bias else None,
@@ -47,24 +50,34 @@ def param_specs(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Any]:
         "v": kernel((D, K, H), ("embed", "kv_heads", None), D, qkv),
         "o": kernel((N, H, D), ("heads", None, "embed"), N * H, o),
     }
-    if cfg.qk_norm:
-        attn |= {"q_norm": norm(H, None), "k_norm": norm(H, None)}
+    if cfg.qk_norm == "rms":
+        attn |= {"q_norm": norm(H), "k_norm": norm(H)}
+    if cfg.qk_norm == "layer":
+        for name, heads in (("q_norm", N), ("k_norm", K)):
+            bias = ParamSpec((L, heads, H), ("layers", None, None), "zeros")
+            attn[name] = norm(heads, H) | {"bias": bias}
+    names = ["attn_norm", "mlp_norm"]
+    if cfg.norm_place == "both":
+        names += ["attn_post_norm", "mlp_post_norm"]
     specs = {
         "embed": {
             "text": {"table": ParamSpec((V, D), ("vocab", "embed"), "normal", D)}
         },
         "layers": {
-            "attn_norm": norm(D, "embed"),
+            **{name: norm(D, axis="embed") for name in names},
             "attn": attn,
-            "mlp_norm": norm(D, "embed"),
-            "mlp": {
+            "mlp": moe.specs(cfg)
+            if cfg.moe
+            else {
                 "gate": kernel((D, F), ("embed", "mlp"), D, mlp),
                 "up": kernel((D, F), ("embed", "mlp"), D, mlp),
                 "down": kernel((F, D), ("mlp", "embed"), F, mlp),
             },
         },
-        "final_norm": {"scale": ParamSpec((D,), ("embed",), "ones")},
+        "final_norm": {"scale": ParamSpec((D,), ("embed",), unit)},
     }
+    if cfg.encoders:
+        specs["encoders"] = fuse.encoder_specs(cfg)
     heads = {}
     if not cfg.tied and not score_head:
         heads["text"] = {"kernel": ParamSpec((D, V), ("embed", "vocab"), "normal", D)}
@@ -109,18 +122,35 @@ def hidden(
 
     # Each device casts its shards, so that it is the small copies that travel.
     params = jax.tree.map(lambda x: x.astype(compute_dtype), params)
-    x = place(embed(params, batch.tokens, compute_dtype))
-    position = batch.position[:, 0]
+    x = place(embed(params, cfg, batch.tokens, compute_dtype))
+    x, taps = fuse.put_media(
+        params, cfg, x, batch.media, backend=backend, block=block, rules=rules
+    )
     return _run(
-        params, cfg, x, position, attend, None, lora, lora_scale, remat, mixed, place
+        params,
+        cfg,
+        place(x),
+        batch.position,
+        attend,
+        None,
+        lora,
+        lora_scale,
+        remat,
+        mixed,
+        place,
+        taps,
     )[0]
 
 
-def embed(params: dict, tokens: jax.Array, compute_dtype: Any) -> jax.Array:
+def embed(
+    params: dict, cfg: DecoderConfig, tokens: jax.Array, compute_dtype: Any
+) -> jax.Array:
     """Token ids [B, T] -> [B, T, D]."""
-    return jnp.take(params["embed"]["text"]["table"], tokens, axis=0).astype(
-        compute_dtype
-    )
+    x = jnp.take(params["embed"]["text"]["table"], tokens, axis=0)
+    if cfg.embed_scale is not None:
+        # The factor is rounded as the table is: checkpoints were trained so.
+        x = x * jnp.asarray(cfg.embed_scale, x.dtype)
+    return x.astype(compute_dtype)
 
 
 def _run(
@@ -135,19 +165,29 @@ def _run(
     remat,
     mixed=False,
     place=lambda x: x,
+    taps=None,
 ):
     """Scan the stacked layers; `attend(q, k, v, slides, cache) -> (out, cache)`."""
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r}: choose one of {REMAT}.")
     tables = layers.rope_tables(cfg, position)
+    local = layers.rope_tables(cfg, position, True) if cfg.local_theta else tables
     slides = jnp.array(cfg.window_layers or (False,) * cfg.num_layers)
+    number = jnp.arange(cfg.num_layers)
     lora_layers = (lora or {}).get("layers", {})
 
     def body(x, layer):
-        p, adapter, slides, cache = layer
+        p, adapter, slides, number, cache = layer
+        turns = tables
+        if cfg.local_theta:
+            pairs = zip(local, tables, strict=True)
+            turns = tuple(jnp.where(slides, near, far) for near, far in pairs)
         x, cache = _layer(
-            x, p, adapter, cfg, tables, slides, cache, attend, lora_scale, mixed
+            x, p, adapter, cfg, turns, slides, cache, attend, lora_scale, mixed
         )
+        if taps is not None:
+            tap = taps[jnp.minimum(number, cfg.deepstack - 1)]
+            x = x + jnp.where(number < cfg.deepstack, tap, 0)
         return place(x), cache
 
     if remat == "full":
@@ -159,26 +199,53 @@ def _run(
             policies.save_only_these_names(blockwise.SAVED),
         )
         body = jax.checkpoint(body, policy=policy)
-    x, cache = jax.lax.scan(body, x, (params["layers"], lora_layers, slides, cache))
-    return layers.rms_norm(x, params["final_norm"]["scale"], cfg.norm_eps), cache
+    stacked = (params["layers"], lora_layers, slides, number, cache)
+    x, cache = jax.lax.scan(body, x, stacked)
+    return _norm(cfg, x, params["final_norm"]), cache
+
+
+def _norm(cfg, x, p):
+    return layers.rms_norm(x, p["scale"], cfg.norm_eps, cfg.norm_plus_one)
+
+
+def _qk_norm(cfg, x, p):
+    if cfg.qk_norm == "layer":
+        return layers.layer_norm(x, p["scale"], p["bias"], 1e-5)
+    return _norm(cfg, x, p) if cfg.qk_norm else x
 
 
 def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed):
-    """One pre-norm block: attention, then feed-forward, each added to x."""
+    """One block: attention, then feed-forward, each added to x."""
     attn, lora = p["attn"], adapter.get("attn", {})
-    h = layers.rms_norm(x, p["attn_norm"]["scale"], cfg.norm_eps)
+    before, both = cfg.norm_place != "after", cfg.norm_place == "both"
+
+    def add(x, out, name):
+        if cfg.norm_place == "after":
+            out = _norm(cfg, out, p[f"{name}_norm"])
+        elif both:
+            out = _norm(cfg, out, p[f"{name}_post_norm"])
+        return x + out
+
+    h = _norm(cfg, x, p["attn_norm"]) if before else x
     q, k, v = (
         layers.dense(h, attn[n], lora.get(n), 1, scale, mixed) for n in ("q", "k", "v")
     )
-    if cfg.qk_norm:
-        q = layers.rms_norm(q, attn["q_norm"]["scale"], cfg.norm_eps)
-        k = layers.rms_norm(k, attn["k_norm"]["scale"], cfg.norm_eps)
+    q = _qk_norm(cfg, q, attn.get("q_norm"))
+    k = _qk_norm(cfg, k, attn.get("k_norm"))
     q, k = layers.rotate(q, *tables), layers.rotate(k, *tables)
+    if cfg.query_scale is not None:
+        # Backends divide by the root of the head's width.
+        q = q * jnp.asarray(cfg.query_scale * cfg.head_width**0.5, q.dtype)
     out, cache = attend(q, k, v, slides, cache)
-    x = x + layers.dense(out, attn["o"], lora.get("o"), 2, scale, mixed)
-    h = layers.rms_norm(x, p["mlp_norm"]["scale"], cfg.norm_eps)
-    mlp = layers.gated_mlp(h, p["mlp"], adapter.get("mlp", {}), scale, mixed)
-    return x + mlp, cache
+    x = add(x, layers.dense(out, attn["o"], lora.get("o"), 2, scale, mixed), "attn")
+    h = _norm(cfg, x, p["mlp_norm"]) if before else x
+    if cfg.moe:
+        mlp = moe.mlp(h, p["mlp"], cfg)
+    else:
+        mlp = layers.gated_mlp(
+            h, p["mlp"], adapter.get("mlp", {}), scale, mixed, cfg.activation
+        )
+    return add(x, mlp, "mlp"), cache
 
 
 @flax.struct.dataclass
@@ -188,11 +255,14 @@ class Cache:
     Attributes:
       k, v: [L, B, Tmax, K, H].
       length: [B] int32, how many slots of each row are in use.
+      ahead: [B] int32, by how much the next rotary position differs from `length`: media
+        of M-RoPE families take fewer positions than slots.
     """
 
     k: jax.Array
     v: jax.Array
     length: jax.Array
+    ahead: jax.Array
 
 
 def init_cache(
@@ -204,6 +274,7 @@ def init_cache(
         jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((batch_size,), jnp.int32),
+        jnp.zeros((batch_size,), jnp.int32),
     )
 
 
@@ -214,17 +285,26 @@ def step(
     cache: Cache,
     *,
     num_new: jax.Array | None = None,
+    prompt: Batch | None = None,
     lora: dict | None = None,
     lora_scale: float = 1.0,
 ) -> tuple[jax.Array, Cache]:
     """Append tokens [B, S] to each row's cache; hidden states [B, S, D] and new cache.
 
     `num_new` [B] says how many of the S are real (prompts of unequal length are padded
-    on the right): what the padding wrote is overwritten by the next call.
+    on the right): what the padding wrote is overwritten by the next call. `prompt` has the
+    media, positions and spans of the first tokens, where there are any.
     """
     batch_size, width = tokens.shape
-    position = cache.length[:, None] + jnp.arange(width)
+    place = cache.length[:, None] + jnp.arange(width)
     slots = jnp.arange(cache.k.shape[2])
+    turns = jnp.stack([place + cache.ahead[:, None]] * 3, axis=1)
+    grown = jnp.full((batch_size,), width) if num_new is None else num_new
+    ahead = cache.ahead
+    if prompt is not None:
+        turns = prompt.position
+        last = jnp.take_along_axis(turns[:, 0], grown[:, None] - 1, axis=1)[:, 0]
+        ahead = last + 1 - grown
 
     def attend(q, k, v, slides, layer_cache):
         keys, values = (
@@ -233,16 +313,29 @@ def step(
             )(old, new.astype(old.dtype), cache.length)
             for old, new in zip(layer_cache, (k, v), strict=True)
         )
-        mask = slots <= position[..., None]
+        mask = slots <= place[..., None]
+        if prompt is not None:
+            span = jnp.pad(prompt.span, ((0, 0), (0, len(slots) - width)))
+            mask |= (span[:, None] == prompt.span[..., None]) & (span[:, None] > 0)
         if any(cfg.window_layers):
-            near = position[..., None] - slots < cfg.sliding_window
+            near = place[..., None] - slots < cfg.sliding_window
             mask &= near | ~slides
         out = attention.dense(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
         return out, (keys, values)
 
-    x = embed(params, tokens, cache.k.dtype)
+    x, taps = embed(params, cfg, tokens, cache.k.dtype), None
+    if prompt is not None:
+        x, taps = fuse.put_media(params, cfg, x, prompt.media)
     x, (k, v) = _run(
-        params, cfg, x, position, attend, (cache.k, cache.v), lora, lora_scale, "none"
+        params,
+        cfg,
+        x,
+        turns,
+        attend,
+        (cache.k, cache.v),
+        lora,
+        lora_scale,
+        "none",
+        taps=taps,
     )
-    grown = jnp.full((batch_size,), width) if num_new is None else num_new
-    return x, Cache(k, v, cache.length + grown.astype(jnp.int32))
+    return x, Cache(k, v, cache.length + grown.astype(jnp.int32), ahead)

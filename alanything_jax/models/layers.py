@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """`x / rms(x) * scale` over the last dim; statistics in float32 whatever x is."""
+def rms_norm(
+    x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False
+) -> jax.Array:
+    """`x / rms(x) * scale` over the last dim; statistics in float32 whatever x is.
+
+    With `plus_one` times 1 + scale, in float32 too (Gemma).
+    """
     x32 = x.astype(jnp.float32)
     variance = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    return (x32 * jax.lax.rsqrt(variance + eps)).astype(x.dtype) * scale.astype(x.dtype)
+    unit = x32 * jax.lax.rsqrt(variance + eps)
+    if plus_one:
+        return (unit * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    return unit.astype(x.dtype) * scale.astype(x.dtype)
 
 
-def rope_frequencies(cfg: DecoderConfig) -> jax.Array:
-    """[H/2] float32 radians per position, after the family's scaling."""
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+) -> jax.Array:
+    """LayerNorm over the last dim; all of it in float32."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    unit = centred * jax.lax.rsqrt(variance + eps)
+    return (unit * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_frequencies(cfg: DecoderConfig, local: bool = False) -> jax.Array:
+    """[H/2] float32 radians per position, after the family's scaling.
+
+    `local`: of sliding layers, where those have a theta of their own.
+    """
     exponents = jnp.arange(0, cfg.head_width, 2, dtype=jnp.float32) / cfg.head_width
+    if local and cfg.local_theta:
+        return 1.0 / (cfg.local_theta**exponents)
     frequencies = 1.0 / (cfg.rope_theta**exponents)
     scaling = cfg.rope_scaling
     if scaling is None:
@@ -38,10 +64,26 @@ def _llama3(frequencies: jax.Array, scaling: Llama3Rope) -> jax.Array:
     return (1 - blend) * frequencies / scaling.factor + blend * frequencies
 
 
-def rope_tables(cfg: DecoderConfig, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, [B, T, H/2] float32, for positions [B, T]."""
-    angles = position.astype(jnp.float32)[..., None] * rope_frequencies(cfg)
+def rope_tables(
+    cfg: DecoderConfig, position: jax.Array, local: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, [B, T, H/2] float32, for positions [B, 3, T]."""
+    position = position.astype(jnp.float32)
+    if cfg.mrope is None:
+        turns = position[:, 0, :, None]
+    else:
+        turns = jnp.moveaxis(position[:, np.array(axes_of_frequencies(cfg))], 1, 2)
+    angles = turns * rope_frequencies(cfg, local)
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def axes_of_frequencies(cfg: DecoderConfig) -> list[int]:
+    """Which of the three position axes turns each of the H / 2 frequencies."""
+    sections, half = cfg.mrope.sections, cfg.head_width // 2
+    if not cfg.mrope.interleaved:
+        runs = [axis for axis, size in enumerate(sections) for _ in range(size)]
+        return runs[:half]
+    return [n % 3 if n < 3 * sections[n % 3] else 0 for n in range(half)]
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -111,11 +153,24 @@ def dense(
     return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
 def gated_mlp(
-    x: jax.Array, p: dict, lora: dict, scale: float, mixed: bool = False
+    x: jax.Array,
+    p: dict,
+    lora: dict,
+    scale: float,
+    mixed: bool = False,
+    activation: str = "silu",
 ) -> jax.Array:
-    """SwiGLU: `down(silu(gate(x)) * up(x))`. x [B, T, D]."""
+    """SwiGLU and kin: `down(activation(gate(x)) * up(x))`. x [B, T, D]."""
     gate = dense(x, p["gate"], lora.get("gate"), 1, scale, mixed)
     up = dense(x, p["up"], lora.get("up"), 1, scale, mixed)
-    inner = jax.nn.silu(gate) * up
+    inner = ACTIVATIONS[activation](gate) * up
     return dense(inner, p["down"], lora.get("down"), 1, scale, mixed)

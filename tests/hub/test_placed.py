@@ -53,7 +53,7 @@ def test_a_piece_costs_no_more_memory_than_itself(tmp_path):
     files.write(tmp_path, disk)
     located = files.locate(tmp_path)
     parts = [
-        (common.Tensor("k", n, (out, width), 1), f"layer.{n}") for n in range(layers)
+        (common.Tensor("k", (n,), (out, width), 1), f"layer.{n}") for n in range(layers)
     ]
     shape, index = (layers, width, out), (slice(None), slice(256, 384), slice(None))
 

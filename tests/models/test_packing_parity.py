@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alanything_jax.data import packing
-from alanything_jax.models import attention, decoder, heads
-from alanything_jax.models.model import plain_batch
+from alanything_jax.models import attention, decoder, fused, heads
+from alanything_jax.models.inputs import plain_batch
 from alanything_jax.ops import masked
 from tests import toys
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_card_needed():
+    """The `cudnn` backend by XLA's own program, which takes float32 too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "IMPLEMENTATION", "xla")
+        yield
 
 
 @functools.partial(jax.jit, static_argnames=("config", "backend"))
@@ -167,7 +175,7 @@ def test_place_in_the_row_means_nothing(backend):
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("spans", [False, True])
-@pytest.mark.parametrize("backend", ["blockwise", "flash"])
+@pytest.mark.parametrize("backend", attention.BACKENDS[1:])
 def test_backend_equals_dense(backend, window, spans):
     """Forward and backward on random packed rows, with two-way spans and windows."""
     config = toys.CONFIG

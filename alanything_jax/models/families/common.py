@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from alanything_jax.models import decoder
+from alanything_jax.models import inputs
 from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
 from alanything_jax.models.params import flatten
+from alanything_jax.schema import Batch
 
 
 def base_config(hf: Mapping[str, Any], **family: Any) -> DecoderConfig:
@@ -81,60 +82,80 @@ class Tensor:
     """Where one tensor on disk lies in our tree.
 
     Attributes:
-      path: of the leaf. layer: index into its leading dim; None where not stacked.
-      shape: on disk. num_in: how many of our leading dims are torch's input dim, which
-        comes last on disk; 0 = kept as it is.
+      path: of the leaf. lead: its place in the leaf's stacked dims (layer, expert).
+      shape: on disk. num_in: how many of our other leading dims are torch's input dims,
+        which come behind its output dim on disk; 0 = kept as it is.
     """
 
     path: str
-    layer: int | None
+    lead: tuple[int, ...]
     shape: tuple[int, ...]
     num_in: int = 0
 
     def to_ours(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """[out, in] -> [in..., out...]; vectors are only reshaped."""
-        return (value.T if self.num_in else value).reshape(shape)
+        """[out, in...] -> [in..., out...]; vectors are only reshaped."""
+        if self.num_in:
+            value = value.reshape(value.shape[0], -1).T
+        return value.reshape(shape)
 
     def to_disk(self, value: np.ndarray) -> np.ndarray:
         """The inverse, contiguous as safetensors needs it."""
         if self.num_in:
-            value = value.reshape(self.shape[::-1]).T
+            value = value.reshape(-1, self.shape[0]).T
         return np.ascontiguousarray(value.reshape(self.shape))
 
 
-# Our name within a layer -> (name on disk, input dims of our kernel).
-_LAYER = {
+# Our path -> (name on disk, input dims of our kernel). The name has a `{}` for each of the
+# path's stacked dims. A third entry is the shape on disk, where it does not follow.
+Names = Mapping[str, tuple]
+
+_QKVO = ("q", "k", "v", "o")
+_MLP = ("gate", "up", "down")
+LAYER_NAMES: Names = {
     "attn_norm/scale": ("input_layernorm.weight", 0),
     "mlp_norm/scale": ("post_attention_layernorm.weight", 0),
     "attn/q_norm/scale": ("self_attn.q_norm.weight", 0),
     "attn/k_norm/scale": ("self_attn.k_norm.weight", 0),
-    **{f"attn/{n}/kernel": (f"self_attn.{n}_proj.weight", 1) for n in "qkv"},
-    **{f"attn/{n}/bias": (f"self_attn.{n}_proj.bias", 0) for n in "qkvo"},
-    "attn/o/kernel": ("self_attn.o_proj.weight", 2),
-    **{f"mlp/{n}/kernel": (f"mlp.{n}_proj.weight", 1) for n in ("gate", "up", "down")},
-    **{f"mlp/{n}/bias": (f"mlp.{n}_proj.bias", 0) for n in ("gate", "up", "down")},
-}
-_TOP = {
-    "embed/text/table": ("model.embed_tokens.weight", 0),
-    "final_norm/scale": ("model.norm.weight", 0),
-    "heads/text/kernel": ("lm_head.weight", 1),
-    "heads/score/kernel": ("score.weight", 1),
+    **{
+        f"attn/{n}/kernel": (f"self_attn.{n}_proj.weight", 1 + (n == "o"))
+        for n in _QKVO
+    },
+    **{f"attn/{n}/bias": (f"self_attn.{n}_proj.bias", 0) for n in _QKVO},
+    **{f"mlp/{n}/kernel": (f"mlp.{n}_proj.weight", 1) for n in _MLP},
+    **{f"mlp/{n}/bias": (f"mlp.{n}_proj.bias", 0) for n in _MLP},
 }
 
 
-def tensors(cfg: DecoderConfig, score_head: bool = False) -> dict[str, Tensor]:
-    """Every tensor a checkpoint of this config must hold, by its name on disk."""
+def text_names(
+    layer: Names = LAYER_NAMES, trunk: str = "model.", head: str = "lm_head.weight"
+) -> dict[str, tuple]:
+    """The names of a decoder whose trunk lies under a prefix on disk."""
+    return {
+        "embed/text/table": (f"{trunk}embed_tokens.weight", 0),
+        "final_norm/scale": (f"{trunk}norm.weight", 0),
+        "heads/text/kernel": (head, 1),
+        "heads/score/kernel": ("score.weight", 1),
+        **{
+            f"layers/{path}": (f"{trunk}layers.{{}}.{name}", *more)
+            for path, (name, *more) in layer.items()
+        },
+    }
+
+
+def tensors(specs: Mapping[str, Any], names: Names) -> dict[str, Tensor]:
+    """Every tensor that a checkpoint must hold, by its name on disk.
+
+    Args:
+      specs: the declared tree. names: of all its paths.
+    """
     out = {}
-    for path, spec in flatten(decoder.param_specs(cfg, score_head)).items():
-        if path.startswith("layers/"):
-            name, num_in = _LAYER[path.removeprefix("layers/")]
-            shape = _disk_shape(spec.shape[1:], num_in, path.endswith("/bias"))
-            for layer in range(cfg.num_layers):
-                full = f"model.layers.{layer}.{name}"
-                out[full] = Tensor(path, layer, shape, num_in)
-        else:
-            name, num_in = _TOP[path]
-            out[name] = Tensor(path, None, _disk_shape(spec.shape, num_in), num_in)
+    for path, spec in flatten(specs).items():
+        name, num_in, *given = names[path]
+        depth = name.count("{}")
+        shape = _disk_shape(spec.shape[depth:], num_in, path.endswith("/bias"))
+        for lead in np.ndindex(*spec.shape[:depth]):
+            full = name.format(*lead)
+            out[full] = Tensor(path, lead, given[0] if given else shape, num_in)
     return out
 
 
@@ -145,3 +166,34 @@ def _disk_shape(shape, num_in, vector=False):
     if not num_in:
         return tuple(shape)
     return (math.prod(shape[num_in:]), math.prod(shape[:num_in]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the hub and `Model` ask of a family.
+
+    Attributes:
+      architecture: class name in transformers. classifier: the name of its class with a
+        scalar head; "" = there is none, and a score head is a file of its own.
+      config: parsed config.json -> our config.
+      names: our config -> the names of its parameters on disk.
+      inputs: config and the arrays of the HF processor, under their names -> Batch.
+      renames: (pattern, replacement) of `re.sub`, from other spellings on disk to `names`.
+      unused: pattern of tensors that are passed through.
+      coder: (tokenizer, config, config.json, processor's configs) -> Coder, which puts a
+        record's media into its tokens; None for text.
+    """
+
+    architecture: str
+    config: Callable[[Mapping[str, Any]], DecoderConfig]
+    classifier: str = ""
+    names: Callable[[DecoderConfig], Names] = lambda cfg: text_names()
+    inputs: Callable[[DecoderConfig, Mapping[str, np.ndarray]], Batch] = inputs.text
+    renames: tuple[tuple[str, str], ...] = ()
+    unused: str = ""
+    coder: Callable[..., Any] | None = None
+
+
+def text_family(name: str, config: Callable[..., DecoderConfig]) -> Family:
+    """A text family whose classes transformers calls `NameFor...`."""
+    return Family(f"{name}ForCausalLM", config, f"{name}ForSequenceClassification")

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.families.common import base_config
-
-ARCHITECTURE = "Llama"
+from alanything_jax.models.families.common import base_config, text_family
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
@@ -17,3 +15,6 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     return base_config(
         hf, qkv_bias=bias, o_bias=bias, mlp_bias=bool(hf.get("mlp_bias"))
     )
+
+
+FAMILY = text_family("Llama", config_from_hf)

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.families.common import base_config
-
-ARCHITECTURE = "Mistral"
+from alanything_jax.models.families.common import base_config, text_family
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
@@ -18,3 +16,6 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     return base_config(
         hf, sliding_window=window, window_layers=slides if window else ()
     )
+
+
+FAMILY = text_family("Mistral", config_from_hf)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.families.common import base_config, sliding
-
-ARCHITECTURE = "Qwen3"
+from alanything_jax.models.families.common import base_config, sliding, text_family
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     """Our config from a parsed config.json."""
     bias = bool(hf.get("attention_bias"))
-    return base_config(hf, qkv_bias=bias, o_bias=bias, qk_norm=True, **sliding(hf))
+    return base_config(hf, qkv_bias=bias, o_bias=bias, qk_norm="rms", **sliding(hf))
+
+
+FAMILY = text_family("Qwen3", config_from_hf)
