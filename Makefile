@@ -8,7 +8,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-real test test-all lint wheel bench docs plans clean
+.PHONY: demo demo-real test test-all lint wheel bench docs fuzz plans clean
 
 demo: .venv/.base
 	$(BIN)/alanything demo
@@ -33,6 +33,9 @@ wheel: .venv/.base
 
 docs: .venv/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+fuzz: .venv/.test
+	$(BIN)/python -m tests.data.test_fuzz_media 10000
 
 plans: .venv/.test
 	$(BIN)/python benchmarks/plans.py

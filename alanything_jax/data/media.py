@@ -2,18 +2,23 @@
 
 Arrays are: image uint8 [height, width, 3]; audio float32 [samples] in -1..1 with its rate
 in `meta["rate"]`; video uint8 [frames, height, width, 3] with `meta["fps"]`. Headers are
-read before pixels, so that a limit is met before memory is.
+read before pixels, so that a limit is met before memory is. Pictures come as people see
+them: turned as their EXIF says, what is transparent on white, of 16 bits the upper 8.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alanything_jax.data.whole import stated_size
 from alanything_jax.schema import Part
 
 # Files that browsers show: (offset, first bytes) -> (type, ending).
@@ -31,6 +36,9 @@ _FILES = {
     (4, b"ftyp"): ("video/mp4", ".mp4"),
     (0, b"\x1aE\xdf\xa3"): ("video/webm", ".webm"),
 }
+# What is decoded at all: Pillow and FFmpeg know formats that run programs or open links.
+_PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+_FILMS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 
 
 class MediaError(ValueError):
@@ -39,12 +47,19 @@ class MediaError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class MediaLimits:
-    """What a single medium may hold at most."""
+    """What a single medium may hold at most.
+
+    Attributes:
+      max_pixels: of a picture or frame. max_clip_pixels: of all frames together.
+      rates: lowest and highest sampling rate, in Hz.
+    """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 4096 * 4096
     max_seconds: float = 600.0
     max_frames: int = 1024
+    max_clip_pixels: int = 1 << 29
+    rates: tuple[int, int] = (1000, 192_000)
 
 
 def mime_of(raw: bytes) -> str | None:
@@ -75,16 +90,22 @@ def load(part: Part, limits: MediaLimits = MediaLimits()) -> tuple[np.ndarray, d
     """
     if isinstance(part.data, np.ndarray):
         return part.data, dict(part.meta)
-    raw = _bytes(part, limits)
+    read = {"image": _image, "audio": _audio, "video": _video}[part.kind]
+    with _told(f"the {part.kind} cannot be decoded"):
+        return read(_bytes(part, limits), limits)
+
+
+@contextlib.contextmanager
+def _told(what):
+    """Damaged files make decoders raise anything at all; here it becomes a MediaError."""
     try:
-        read = {"image": _image, "audio": _audio, "video": _video}[part.kind]
-        return read(raw, limits)
-    except MediaError:
+        yield
+    except (MediaError, ImportError):
         raise
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError) as error:
-        raise MediaError(
-            f"the {part.kind} cannot be decoded ({type(error).__name__}: {error})."
-        ) from error
+    except Exception as error:
+        said = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).strip(" .:")[:300]
+        kind = type(error).__name__
+        raise MediaError(f"{what} ({kind}{': ' if said else ''}{said}).") from error
 
 
 def as_file(part: Part, max_bytes: int = 16 << 20) -> bytes:
@@ -97,7 +118,9 @@ def as_file(part: Part, max_bytes: int = 16 << 20) -> bytes:
     if part.kind == "audio" and "rate" not in part.meta:
         raise MediaError('samples without meta["rate"]')
     known = {k: part.meta[k] for k in ("rate", "fps") if k in part.meta}
-    if len(raw := dump(part.kind, part.data, **known)) > max_bytes:
+    with _told(f"the {part.kind}'s array cannot be encoded"):
+        raw = dump(part.kind, part.data, **known)
+    if len(raw) > max_bytes:
         raise MediaError(f"{len(raw)} bytes; at most {max_bytes} are taken")
     return raw
 
@@ -105,7 +128,7 @@ def as_file(part: Part, max_bytes: int = 16 << 20) -> bytes:
 def _bytes(part, limits):
     if isinstance(part.data, bytes):
         raw = part.data
-    elif part.uri is not None:
+    elif isinstance(part.uri, str):
         path = Path(part.uri.removeprefix("file://"))
         if "://" in str(part.uri).removeprefix("file://"):
             raise MediaError(f"{part.uri}: only local files are read.")
@@ -125,8 +148,10 @@ def _opened(raw, limits):
     """A Pillow image whose declared size is within the limit."""
     from PIL import Image
 
+    Image.init()
     try:
-        picture = Image.open(io.BytesIO(raw))
+        known = [name for name in _PICTURES if name in Image.OPEN]
+        picture = Image.open(io.BytesIO(raw), formats=known)
     except Image.DecompressionBombError as error:
         raise MediaError(f"{error} Allowed are {limits.max_pixels} pixels.") from error
     if picture.width * picture.height > limits.max_pixels:
@@ -136,75 +161,165 @@ def _opened(raw, limits):
 
 
 def _image(raw, limits):
+    from PIL import ImageOps
+
     picture = _opened(raw, limits)
-    if picture.mode.startswith("I"):
+    ImageOps.exif_transpose(picture, in_place=True)
+    return _rgb(picture), {}
+
+
+def _rgb(picture):
+    """[height, width, 3] uint8 of a Pillow image."""
+    from PIL import Image
+
+    if picture.mode.startswith("I") or picture.mode == "F":
         # 16-bit grey; Pillow's own conversion makes all above 255 white.
-        grey = (np.asarray(picture).astype(np.int32) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1), {}
-    return np.asarray(picture.convert("RGB")), {}
+        grey = np.asarray(picture)
+        if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+            raise MediaError("grey values of 32 bits; give 8 or 16 bits.")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return np.asarray(picture.convert("RGB"))
 
 
 def _audio(raw, limits):
     import soundfile
 
-    with soundfile.SoundFile(io.BytesIO(raw)) as file:
-        if file.frames == 0 or file.frames > limits.max_seconds * file.samplerate:
+    _check_whole(raw)
+    with soundfile.SoundFile(io.BytesIO(raw)) as file, np.errstate(all="ignore"):
+        rate, frames, (low, high) = file.samplerate, file.frames, limits.rates
+        if not low <= rate <= high:
+            raise MediaError(f"sound at {rate} Hz; allowed are {low} to {high} Hz.")
+        if frames == 0 or frames > limits.max_seconds * rate:
             raise MediaError(
-                f"{file.frames} samples at {file.samplerate} Hz; allowed are 1 sample to "
+                f"{frames} samples at {rate} Hz; allowed are 1 sample to "
                 f"{limits.max_seconds:.0f} s."
             )
-        samples = file.read(dtype="float32", always_2d=True)
-        return samples.mean(axis=1), {"rate": file.samplerate}
+        # In blocks: memory is for what is there, not for what the header says.
+        size, blocks = (1 << 20) // file.channels, []
+        while len(block := file.read(size, dtype="float32", always_2d=True)):
+            blocks.append(block.mean(axis=1))
+    samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+    if len(samples) < frames:
+        raise MediaError(f"cut off: {len(samples)} of {frames} samples.")
+    return _finite(samples), {"rate": rate}
+
+
+def _check_whole(raw):
+    if (stated := stated_size(raw)) > len(raw):
+        raise MediaError(f"cut off: {len(raw)} bytes of {stated}.")
+
+
+def _finite(samples):
+    if not np.isfinite(samples).all():
+        raise MediaError("some samples are infinite or no numbers.")
+    return samples
 
 
 def _video(raw, limits):
     if raw[:4] == b"GIF8":
         return _gif(raw, limits)
+    frames, fps = [], 0.0
+    with _film(raw) as container:
+        if not container.streams.video:
+            raise MediaError("the file has no video stream.")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise MediaError("the video cannot be decoded: its codec is not known.")
+        fps = float(stream.average_rate or 0)
+        _admit(1, (stream.width, stream.height), limits)
+        for frame in container.decode(stream):
+            _admit(len(frames) + 1, (frame.width, frame.height), limits)
+            frames.append(frame.to_ndarray(format="rgb24"))
+    return _clip(frames), {"fps": fps}
+
+
+def _film(raw):
+    """PyAV's container of a video file, which closes what it opened."""
     try:
         import av
     except ImportError as error:
         raise ImportError(
             "videos other than GIF need PyAV: pip install 'alanything_jax[media]'."
         ) from error
-    try:
-        return _film(av.open(io.BytesIO(raw)), limits)
-    except av.FFmpegError as error:
-        raise MediaError(
-            f"the video cannot be decoded ({type(error).__name__}: {error})."
-        ) from error
+    _check_whole(raw)
+    return av.open(io.BytesIO(raw), options={"format_whitelist": _FILMS})
 
 
-def _film(opened, limits):
-    frames, fps = [], 0.0
-    with opened as container:
-        if not container.streams.video:
-            raise MediaError("the file has no video stream.")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise MediaError("the video cannot be decoded: its codec is not known.")
-        if stream.width * stream.height > limits.max_pixels:
-            raise MediaError(f"frames of {stream.width} x {stream.height} pixels.")
-        fps = float(stream.average_rate or 0)
-        for frame in container.decode(stream):
-            frames.append(frame.to_ndarray(format="rgb24"))
-            if len(frames) > limits.max_frames:
-                raise MediaError(f"more than {limits.max_frames} frames.")
-    if not frames:
-        raise MediaError("the video has no frame.")
-    return np.stack(frames), {"fps": fps}
+def audio_of(
+    part: Part, limits: MediaLimits = MediaLimits()
+) -> tuple[np.ndarray, dict] | None:
+    """The sound of a video, as `load` returns audio; None where it has none (a GIF, an
+    array, a silent film).
+
+    Raises MediaError: as `load`.
+    """
+    if isinstance(part.data, np.ndarray):
+        return None
+    with _told("the video's sound cannot be decoded"):
+        raw = _bytes(part, limits)
+        return None if raw[:4] == b"GIF8" else _sound(raw, limits)
+
+
+def _sound(raw, limits):
+    pieces, total, (low, high) = [], 0, limits.rates
+    with _film(raw) as container:
+        from av import AudioResampler
+
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        rate = stream.codec_context.sample_rate
+        if not low <= rate <= high:
+            raise MediaError(f"sound at {rate} Hz; allowed are {low} to {high} Hz.")
+        floats = AudioResampler("fltp")  # whatever the file has: float, channels apart
+        for frame in itertools.chain(container.decode(stream), [None]):
+            for piece in floats.resample(frame):
+                pieces.append(piece.to_ndarray().mean(axis=0))
+                total += piece.samples
+            if total > limits.max_seconds * rate:
+                raise MediaError(f"sound of over {limits.max_seconds:.0f} s.")
+    return (_finite(np.concatenate(pieces)), {"rate": rate}) if total else None
 
 
 def _gif(raw, limits):
-    picture = _opened(raw, limits)
-    count = getattr(picture, "n_frames", 1)
-    if count > limits.max_frames:
-        raise MediaError(f"{count} frames; allowed are {limits.max_frames}.")
-    frames = []
-    for number in range(count):
-        picture.seek(number)
-        frames.append(np.asarray(picture.convert("RGB")))
+    from PIL import ImageSequence
+
+    picture, frames = _opened(raw, limits), []
+    if not raw.rstrip(b"\0").endswith(b";"):
+        raise MediaError("the GIF is cut off: it does not end with its trailer.")
+    for frame in ImageSequence.Iterator(picture):
+        _admit(len(frames) + 1, frame.size, limits)
+        frames.append(_rgb(frame))
     duration = picture.info.get("duration", 0)
-    return np.stack(frames), {"fps": 1000 / duration if duration else 0.0}
+    return _clip(frames), {"fps": 1000 / duration if duration else 0.0}
+
+
+def _admit(count, size, limits):
+    """Raises MediaError: `count` frames of (width, height) are too much."""
+    pixels = size[0] * size[1]
+    if pixels > limits.max_pixels:
+        raise MediaError(
+            f"frames of {size[0]} x {size[1]} pixels; allowed are {limits.max_pixels}."
+        )
+    if count > limits.max_frames:
+        raise MediaError(f"more than {limits.max_frames} frames.")
+    if count * pixels > limits.max_clip_pixels:
+        raise MediaError(
+            f"more than {limits.max_clip_pixels} pixels in all its frames."
+        )
+
+
+def _clip(frames):
+    """[frames, height, width, 3] of frames alike."""
+    sizes = sorted({frame.shape for frame in frames})
+    if len(sizes) != 1:
+        raise MediaError(
+            f"frames of sizes {sizes}." if sizes else "the video has no frame."
+        )
+    return np.stack(frames)
 
 
 def dump(kind: str, array: np.ndarray, **meta: Any) -> bytes:

@@ -51,7 +51,10 @@ def params_of(codec, seed=0):
 
 
 def test_every_kind_of_codec_is_examined():
-    assert {type(codec) for codec in ALL.values()} == set(codecs.CODECS.values())
+    # Those that read Hugging Face's directories have tests of their own.
+    elsewhere = {module.__name__ for module in codecs.HF.values()}
+    ours = {k for k in codecs.CODECS.values() if k.__module__ not in elsewhere}
+    assert {type(codec) for codec in ALL.values()} == ours
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -19,14 +19,45 @@ from typing import Any
 
 import numpy as np
 
-from alanything_jax.models.codecs import audio_vq, notes, palette, vq
+from alanything_jax.models.codecs import (
+    audio_vq,
+    emu3_vq,
+    encodec,
+    mimi,
+    notes,
+    palette,
+    vq,
+    vqgan,
+)
 
 CODECS = {
     "palette": palette.Palette,
     "notes": notes.Notes,
     "vq": vq.VQ,
     "audio_vq": audio_vq.AudioVQ,
+    "encodec": encodec.Encodec,
+    "mimi": mimi.Mimi,
+    "vqgan": vqgan.VQGAN,
+    "emu3_vq": emu3_vq.Emu3VQ,
 }
+# model_type of a Hugging Face config.json -> what reads its directory.
+HF = {
+    "encodec": encodec,
+    "mimi": mimi,
+    "chameleon": vqgan,
+    "chameleon_vqgan": vqgan,
+    "janus": vqgan,
+    "janus_vqgan": vqgan,
+    "emu3": emu3_vq,
+    "emu3_vqgan": emu3_vq,
+}
+# Nets that follow from the names on disk, which `from_hf` takes, too.
+NAMED = (vqgan, emu3_vq)
+# Spellings of weight norm on disk: the length of a kernel, and its direction.
+WEIGHT_NORM = (
+    ("weight_g", "weight_v"),
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+)
 # What a directory of a trained codec holds.
 STATED, ARRAYS = "codec.json", "codec.safetensors"
 
@@ -62,16 +93,73 @@ def save(directory: str | Path, codec: Any, params: dict[str, Any]) -> None:
 
 
 def load(directory: str | Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """Codec and params that `save` wrote, such as `alanything train` of a codec does.
+    """Codec and params that `save` wrote, or of a Hugging Face directory.
 
-    Raises FileNotFoundError: no codec in that directory.
+    That is of a codec, or of a model with one (chameleon, janus, emu3).
+
+    Raises:
+      FileNotFoundError: no codec in that directory.
+      ValueError: one that we do not have, or with options that we do not have.
     """
     from safetensors.numpy import load_file
 
     stated, arrays = Path(directory) / STATED, Path(directory) / ARRAYS
+    described = Path(directory) / "config.json"
+    config = json.loads(described.read_text()) if described.is_file() else {}
+    # A run's own config.json has none.
+    family = config.get("model_type")
+    if family and not stated.is_file():
+        if family not in HF:
+            raise ValueError(
+                f"{directory} holds a {family!r}; codecs of Hugging Face that are read: "
+                f"{sorted(HF)}."
+            )
+        kind, (read, names) = HF[family], _reader(Path(directory))
+        config["image_processor"] = _image_processor(Path(directory))
+        return kind.from_hf(config, read, *([names] if kind in NAMED else []))
     if not (stated.is_file() and arrays.is_file()):
         raise FileNotFoundError(
             f"{directory} holds no trained codec ({STATED}, {ARRAYS}). Give the run "
             "directory of one, after its last step."
         )
     return from_json(json.loads(stated.read_text())), load_file(arrays)
+
+
+def _image_processor(directory):
+    """What transformers wrote of one, by itself or within a processor's file."""
+    found = {}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (directory / name).is_file():
+            stated = json.loads((directory / name).read_text())
+            found |= stated.get("image_processor", stated)
+    return found
+
+
+def _reader(directory):
+    """name -> float32 array of a directory's safetensors, weight norm resolved; names."""
+    from safetensors import safe_open
+
+    places = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            places |= dict.fromkeys(file.keys(), path)
+
+    def stored(name):
+        with safe_open(places[name], "np") as file:
+            return file.get_tensor(name).astype(np.float32)
+
+    def read(name):
+        if name in places:
+            return stored(name)
+        for length, direction in WEIGHT_NORM:
+            pair = [name.removesuffix("weight") + part for part in (length, direction)]
+            if name.endswith(".weight") and set(pair) <= set(places):
+                g, v = map(stored, pair)
+                axes = tuple(range(1, v.ndim))
+                return g * v / np.sqrt(np.square(v).sum(axes, keepdims=True))
+        raise ValueError(
+            f"{directory} has no tensor {name!r}; *.safetensors there hold "
+            f"{len(places)} others. Give a whole checkpoint."
+        )
+
+    return read, list(places)
