@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alanything_jax.data import fetch
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
+from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
 from alanything_jax.hub.load import Place, load, read_model, read_tokenizer
@@ -79,8 +81,21 @@ def load_model(
         heads = params.init(spec, jax.random.fold_in(jax.random.key(seed), 2))
         dtype = jnp.dtype(source.param_dtype)
         heads = jax.tree.map(lambda x: x.astype(dtype), heads)
-        bundle = dataclasses.replace(bundle, params=bundle.params | {"heads": heads})
+        bundle = dataclasses.replace(
+            bundle,
+            params=bundle.params | {"heads": heads},
+            extra=bundle.extra | _language_head(bundle),
+        )
     return bundle
+
+
+def _language_head(bundle):
+    """What passes through to the export of a family without a classifier of its own."""
+    family = families.family_of(bundle.model.family)
+    name = bundle.names.get(family.names(bundle.model.config)["heads/text/kernel"][0])
+    if family.classifier or name is None:
+        return {}
+    return {name: np.array(files.read(*files.locate(bundle.directory)[name]))}
 
 
 def describe(source: ModelSource) -> Model:
@@ -228,4 +243,12 @@ def _config(family, tokenizer, vocab_size, shape, dtype):
         "dtype": dtype,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-    }
+    } | (_EXPERTS if family == "qwen3_moe" else {})
+
+
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "norm_topk_prob": True,
+}

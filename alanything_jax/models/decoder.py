@@ -139,6 +139,7 @@ def hidden(
         mixed,
         place,
         taps,
+        rules,
     )[0]
 
 
@@ -166,6 +167,7 @@ def _run(
     mixed=False,
     place=lambda x: x,
     taps=None,
+    rules=None,
 ):
     """Scan the stacked layers; `attend(q, k, v, slides, cache) -> (out, cache)`."""
     if remat not in REMAT:
@@ -183,7 +185,7 @@ def _run(
             pairs = zip(local, tables, strict=True)
             turns = tuple(jnp.where(slides, near, far) for near, far in pairs)
         x, cache = _layer(
-            x, p, adapter, cfg, turns, slides, cache, attend, lora_scale, mixed
+            x, p, adapter, cfg, turns, slides, cache, attend, lora_scale, mixed, rules
         )
         if taps is not None:
             tap = taps[jnp.minimum(number, cfg.deepstack - 1)]
@@ -214,7 +216,7 @@ def _qk_norm(cfg, x, p):
     return _norm(cfg, x, p) if cfg.qk_norm else x
 
 
-def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed):
+def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed, rules):
     """One block: attention, then feed-forward, each added to x."""
     attn, lora = p["attn"], adapter.get("attn", {})
     before, both = cfg.norm_place != "after", cfg.norm_place == "both"
@@ -240,7 +242,7 @@ def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed):
     x = add(x, layers.dense(out, attn["o"], lora.get("o"), 2, scale, mixed), "attn")
     h = _norm(cfg, x, p["mlp_norm"]) if before else x
     if cfg.moe:
-        mlp = moe.mlp(h, p["mlp"], cfg)
+        mlp = moe.mlp(h, p["mlp"], cfg, rules)
     else:
         mlp = layers.gated_mlp(
             h, p["mlp"], adapter.get("mlp", {}), scale, mixed, cfg.activation

@@ -57,6 +57,9 @@ def lora_specs(specs: Tree, lora: Lora) -> Tree:
         base, _, leaf = path.rpartition("/")
         if leaf != "kernel" or not base.startswith("layers/"):
             continue
+        # Experts have no adapters here, nor has what chooses among them.
+        if "expert" in spec.axes or base.endswith("/router"):
+            continue
         if not matches(lora.targets, base):
             continue
         split = 1 + num_inputs(base)

@@ -9,12 +9,15 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
+from jax.sharding import AxisType
 
 from alanything_jax.sharding.rules import MESH_AXES, Rules, axes_of
 
 
 def make(
-    sizes: Sequence[str] = (), devices: Sequence[Any] | None = None
+    sizes: Sequence[str] = (),
+    devices: Sequence[Any] | None = None,
+    kind: AxisType = AxisType.Auto,
 ) -> jax.sharding.Mesh:
     """A mesh from `axis=size` strings; -1 takes the devices that are left.
 
@@ -23,6 +26,7 @@ def make(
 
     Args:
       devices: of a topology to compile for; None = those of this run.
+      kind: Explicit makes an array's sharding part of its type; a step runs under both.
 
     Raises:
       ValueError: an unknown axis, or a product that is not a number of devices we have.
@@ -52,7 +56,7 @@ def make(
             f"this process sees {len(devices)}. Lower an axis, or on a CPU set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}."
         )
-    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    kinds = (kind,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices[:wanted]})
     if slices > 1:
         if shape[0] % slices:
@@ -63,8 +67,8 @@ def make(
         within = (shape[0] // slices, *shape[1:])
         across = (slices,) + (1,) * len(shape[1:])
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
-        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=auto)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices[:wanted])
+        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=kinds)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=kinds, devices=devices[:wanted])
 
 
 def rows(mesh: jax.sharding.Mesh, rules: Rules, asked: int) -> int:

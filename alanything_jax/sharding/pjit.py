@@ -79,7 +79,7 @@ def place_batch(
         name: put(name if value.shape[1:] == (length,) else "group:", np.asarray(value))
         for name, value in batch.numbers.items()
     }
-    media = jax.tree.map(lambda x: place(x, everywhere), batch.media)
+    media = jax.tree.map(lambda x: put("media", x), batch.media)
     return Batch(**fields, numbers=numbers, media=media)
 
 

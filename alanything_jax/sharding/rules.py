@@ -23,10 +23,13 @@ FSDP_TENSOR: Rules = {
 }
 # Rows are cut along their length: long contexts of many media.
 SEQUENCE: Rules = {**FSDP_TENSOR, "length": "sequence"}
+# Experts are dealt out over an axis that deals out rows, too.
+EXPERT: Rules = {**FSDP, "batch": ("replica", "fsdp", "expert"), "expert": "expert"}
 PRESETS: Mapping[str, Rules] = {
     "fsdp": FSDP,
     "fsdp_tensor": FSDP_TENSOR,
     "sequence": SEQUENCE,
+    "expert": EXPERT,
 }
 
 

@@ -23,6 +23,13 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
+EXPERTS = dict(
+    head_dim=16,
+    moe_intermediate_size=40,
+    num_experts=6,
+    num_experts_per_tok=2,
+    norm_topk_prob=True,
+)
 # name -> (config class, what differs)
 FAMILIES = {
     "llama": ("LlamaConfig", {"tie_word_embeddings": False}),
@@ -39,6 +46,11 @@ FAMILIES = {
         {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     ),
     "qwen3": ("Qwen3Config", {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3-moe": ("Qwen3MoeConfig", EXPERTS),
+    "qwen3-moe-plain-weights": (
+        "Qwen3MoeConfig",
+        EXPERTS | {"norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
 }
 
 

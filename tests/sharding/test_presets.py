@@ -13,6 +13,8 @@ from alanything_jax.algorithms.critique import Critique
 from alanything_jax.algorithms.dpo import DPO
 from alanything_jax.algorithms.reward import Reward
 from alanything_jax.algorithms.sft import SFT
+from alanything_jax.models import decoder
+from alanything_jax.models.config import MoE
 from alanything_jax.models.params import flatten
 from alanything_jax.sharding import mesh as meshes
 from alanything_jax.sharding import rules
@@ -25,6 +27,7 @@ PRESETS = {
     "fsdp": ("replica=2", "fsdp=4"),
     "fsdp_tensor": ("replica=2", "fsdp=2", "tensor=2"),
     "sequence": ("fsdp=4", "sequence=2"),
+    "expert": ("replica=2", "fsdp=2", "expert=2"),
 }
 ALGORITHMS = {
     "sft": SFT(),
@@ -39,6 +42,7 @@ FAST = {
     ("fsdp_tensor", "critique", "any", "blockwise"),
     ("sequence", "sft", "text", "flash"),
     ("sequence", "reward", "any", "dense"),
+    ("expert", "dpo", "text", "blockwise"),
 }
 CELLS = [
     pytest.param(
@@ -56,7 +60,7 @@ CELLS = [
 ]
 
 
-def recipe(algorithm, kind, backend, mesh=(), preset="fsdp"):
+def recipe(algorithm, kind, backend, mesh=(), preset="fsdp", experts=False):
     tiny = recipes.tiny(recipes.load(CONFIGS / f"{DATA[kind]}.py"))
     change = dataclasses.replace
     compute = change(
@@ -75,6 +79,13 @@ def recipe(algorithm, kind, backend, mesh=(), preset="fsdp"):
     if critiques:
         data = change(data, path="playground:attempts/96/1")
     model = change(tiny.model, compute_dtype="float32")
+    if experts:
+        codecs = ("playground",) if kind == "any" else ()
+        model = change(model, path="tiny:qwen3_moe", codecs=codecs)
+        if codecs:
+            # Its tokenizer has bytes, where the playground's has words.
+            compute = change(compute, row_tokens=640)
+            data = change(data, max_group_tokens=640)
     return change(
         tiny,
         model=model,
@@ -87,9 +98,12 @@ def recipe(algorithm, kind, backend, mesh=(), preset="fsdp"):
 
 @pytest.mark.parametrize("preset, algorithm, kind, backend", CELLS)
 def test_one_device_equals_eight(preset, algorithm, kind, backend, tmp_path):
-    one = gradients(recipe(algorithm, kind, backend), tmp_path, change=moved)
+    experts = preset == "expert"
+    one = gradients(
+        recipe(algorithm, kind, backend, experts=experts), tmp_path, change=moved
+    )
     many = gradients(
-        recipe(algorithm, kind, backend, PRESETS[preset], preset),
+        recipe(algorithm, kind, backend, PRESETS[preset], preset, experts),
         tmp_path,
         change=moved,
     )
@@ -103,6 +117,15 @@ def test_one_device_equals_eight(preset, algorithm, kind, backend, tmp_path):
         )
     for path in one[0]:
         np.testing.assert_allclose(one[0][path], many[0][path], atol=1e-5)
+
+
+def test_experts_that_cannot_be_dealt_out():
+    config = dataclasses.replace(toys.CONFIG, moe=MoE(3, 2, 8))
+    params = toys.parameters(config)
+    (batch,), _ = toys.pack(toys.groups(np.random.default_rng(0), 2), rows=2)
+    with jax.set_mesh(meshes.make(("expert=2",))):
+        with pytest.raises(ValueError, match="3 experts cannot .* 2 devices .* expert"):
+            decoder.hidden(params, config, batch, rules=rules.EXPERT)
 
 
 def test_rows_cut_along_their_length_are_never_gathered():

@@ -9,10 +9,12 @@ from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.families.common import base_config, sliding, text_family
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
-    """Our config from a parsed config.json."""
+def config_from_hf(hf: Mapping[str, Any], **more: Any) -> DecoderConfig:
+    """Our config from a parsed config.json; `more` are fields of kindred families."""
     bias = bool(hf.get("attention_bias"))
-    return base_config(hf, qkv_bias=bias, o_bias=bias, qk_norm="rms", **sliding(hf))
+    return base_config(
+        hf, qkv_bias=bias, o_bias=bias, qk_norm="rms", **sliding(hf), **more
+    )
 
 
 FAMILY = text_family("Qwen3", config_from_hf)
