@@ -73,12 +73,13 @@ def answer(bundle: hub.Bundle, history: list[dict], options: Options) -> str:
         sys.stdout.flush()
         shown = max(shown, len(ready))
 
-    prompt = encode_prompt(bundle, history)
+    prompt, soft = encode_prompt(bundle, history)
     sys.stdout.write("model> ")
     generate_tokens(
         bundle.params,
         bundle.model.config,
         [prompt],
+        soft=[soft],
         max_new_tokens=options.max_new_tokens,
         sampling=Sampling(options.temperature, options.top_p),
         eos_ids=eos_ids(bundle),

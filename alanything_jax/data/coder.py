@@ -5,38 +5,87 @@ its block. After tokenizing, each placeholder is followed by the codes of its me
 
     draw <|image|>            rendered
     17   3   90 91 90 ...     tokens; 3 opens a block, 90, 91, ... are its codes
+    17   8   8  8  8  ...     or copies of the placeholder, where an encoder's outputs go
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from alanything_jax.data import media
+from alanything_jax.data import media, soft
 from alanything_jax.models.grammar import Grammar
-from alanything_jax.schema import Message, Part
+from alanything_jax.schema import Medium, Message, Part, parts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    """How media of one kind become soft tokens.
+
+    Attributes:
+      token: id of the placeholder that stands once for each output.
+      medium: array and what is known of it (see `data.media`) -> Medium.
+      wrap: Medium -> ids [n] that take the rendered mark's place.
+      mark: id of the token that the template writes for a medium.
+      around: tokens at each side of the mark that are replaced, too.
+    """
+
+    token: int
+    medium: Callable[[np.ndarray, Mapping[str, Any]], Medium]
+    wrap: Callable[[Medium], np.ndarray]
+    mark: int
+    around: int = 0
+
+
+def copies(token: int) -> Callable[[Medium], np.ndarray]:
+    """A `Soft.wrap`: the placeholder, once for each output."""
+    return lambda medium: np.full(len(medium.outputs), token, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-    """Grammar and codecs of an any-to-any model.
+    """How a model takes media: as codes of its vocabulary, or through encoders.
 
     Attributes:
-      placeholders: kind -> the text of the token that opens its block.
+      placeholders: kind -> the text of the token that stands for a medium in a rendered
+        conversation: what opens its block, or is copied for its outputs.
       codecs: kind -> codec. params: kind -> the codec's arrays.
+      order: kind -> of each code the place of its id in its block; none = as they come.
+      marks: kind -> id of the token that the template itself writes for a medium, where
+        that is not its block's opener.
+      soft: kind -> how an encoder takes it.
+      advance: of M-RoPE, as in `models.config.MRope`; None = positions count tokens.
+      two_way: the tokens of an image see one another both ways.
     """
 
     grammar: Grammar
     placeholders: Mapping[str, str]
-    codecs: Mapping[str, Any]
-    params: Mapping[str, dict[str, np.ndarray]]
+    codecs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, dict[str, np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
     limits: media.MediaLimits = media.MediaLimits()
+    order: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    marks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    soft: Mapping[str, Soft] = dataclasses.field(default_factory=dict)
+    advance: str | None = None
+    two_way: bool = False
+
+    def medium(self, part: Part) -> Medium:
+        """What an encoder takes of a part.
+
+        Raises ValueError: the medium is broken, unfit, or over a limit.
+        """
+        array, meta = media.load(part, self.limits)
+        return self.soft[part.kind].medium(array, meta)
 
     def ids(self, part: Part) -> np.ndarray:
-        """Token ids [n] of a media part's codes, the stop code included.
+        """Token ids [n] of a media part behind its opener, a stop code included.
 
         Raises ValueError: the model has no such kind; the medium is broken or unfit.
         """
@@ -47,15 +96,22 @@ class Coder:
             raise media.MediaError(
                 f"audio at {meta['rate']} Hz; the codec takes {codec.rate} Hz."
             )
-        codes = codec.encode(self.params[part.kind], array)
-        ids = block.start + np.asarray(codes, np.int32)
-        return np.append(ids, block.start + block.size) if block.stop else ids
+        codes = np.asarray(codec.encode(self.params[part.kind], array), np.int32)
+        ids = block.start + self.order.get(part.kind, np.arange(block.size))[codes]
+        if block.stop:
+            return np.append(ids, block.start + block.size).astype(np.int32)
+        out = block.template
+        out[out < 0] = ids
+        return out
 
     def part(self, kind: str, ids: np.ndarray) -> Part:
         """The medium of a block's token ids [n], as a file's bytes."""
         block = self.grammar.block(kind)
-        codes = np.asarray(ids) - block.start
-        codes = codes[codes < block.size]
+        ids = np.asarray(ids)
+        codes = ids if block.stop else ids[block.template < 0]
+        codes = codes[codes < block.start + block.size] - block.start
+        if kind in self.order:
+            codes = np.argsort(self.order[kind])[codes]
         codec = self.codecs[kind]
         array = codec.decode(self.params[kind], codes)
         rate = {"audio": {"rate": getattr(codec, "rate", None)}}.get(kind, {})
@@ -89,31 +145,92 @@ def content(message: Message, placeholders: Mapping[str, str]) -> str:
 
 
 def expand(
-    tokens: np.ndarray, openers: Sequence[int], codes: Sequence[np.ndarray]
+    tokens: np.ndarray,
+    media: Mapping[int, Sequence[np.ndarray]],
+    around: Mapping[int, int] = types.MappingProxyType({}),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put each medium's ids behind its placeholder.
+    """Put each medium's ids in the place of its placeholder.
 
-        tokens [5 3 6], openers [3], codes [[90 91]] -> [5 3 90 91 6], [0 1 1 1 2]
+        tokens [5 3 6], media {3: [[3 90 91]]} -> [5 3 90 91 6], [0 1 1 1 2]
 
     Args:
-      tokens: [n], with a placeholder for each entry of `codes`, in order.
+      tokens: [n]. media: id of a placeholder -> the ids of its media, in order.
+      around: id of a placeholder -> tokens at each side of it that go, too.
 
     Returns:
       The longer tokens [m], and for each which of the n it came from.
 
     Raises ValueError: placeholders and media differ in number.
     """
-    places = np.flatnonzero(np.isin(tokens, list(openers)))
-    if len(places) != len(codes):
-        raise ValueError(f"{len(places)} placeholders for {len(codes)} media.")
     counts = np.ones(len(tokens), np.int64)
-    counts[places] += np.array([len(ids) for ids in codes], np.int64)
+    places = {token: np.flatnonzero(tokens == token) for token in media}
+    for token, found in places.items():
+        if len(found) != len(media[token]):
+            raise ValueError(
+                f"{len(found)} placeholders (token {token}) for {len(media[token])} media."
+            )
+        for step in range(1, around.get(token, 0) + 1):
+            counts[found - step] = counts[found + step] = 0
+        counts[found] = [len(ids) for ids in media[token]]
     origin = np.repeat(np.arange(len(tokens)), counts)
     out = tokens[origin]
     ends = np.cumsum(counts)
-    for place, ids in zip(places, codes, strict=True):
-        out[ends[place] - len(ids) : ends[place]] = ids
+    for token, found in places.items():
+        for place, ids in zip(found, media[token], strict=True):
+            out[ends[place] - len(ids) : ends[place]] = ids
     return out, origin
+
+
+def put_in(
+    tokens: np.ndarray, messages: Sequence[Message], coder: Coder
+) -> tuple[np.ndarray, np.ndarray, soft.Placement | None]:
+    """A rendered conversation's tokens with its media in the placeholders' places.
+
+    Returns:
+      Tokens [m], for each its token before [m], and what encoders' media add, if any.
+
+    Raises ValueError: placeholders and media differ in number; a medium is broken.
+    """
+    given: dict[str, list[Part]] = {kind: [] for kind in coder.placeholders}
+    for part in parts_of(messages):
+        if part.kind != "text":
+            given[part.kind].append(part)
+    ids: dict[int, list[np.ndarray]] = {}
+    for block in coder.grammar.blocks:
+        codes = [coder.ids(part) for part in given[block.kind]]
+        mark = coder.marks.get(block.kind, block.open_id)
+        ids[mark] = [np.append(np.int32(block.open_id), c) for c in codes]
+    mediums = {}
+    for kind, entry in coder.soft.items():
+        mediums[kind] = [
+            (functools.partial(coder.medium, part), coder.medium(part))
+            for part in given[kind]
+        ]
+        ids[entry.mark] = [entry.wrap(medium) for _, medium in mediums[kind]]
+    if sum(map(len, ids.values())) != sum(map(len, given.values())):
+        raise ValueError("the model has no place for some of the media.")
+    around = {entry.mark: entry.around for entry in coder.soft.values()}
+    out, origin = expand(tokens, ids, around)
+    placed = []
+    for kind, items in mediums.items():
+        entry = coder.soft[kind]
+        for place, (make, medium), new in zip(
+            np.flatnonzero(tokens == entry.mark), items, ids[entry.mark], strict=True
+        ):
+            first = int(np.searchsorted(origin, place))
+            here = first + np.flatnonzero(new == entry.token)
+            placed.append((soft.Placed(medium, here), make))
+    if not placed:
+        return out, origin, None
+    placed.sort(key=lambda item: item[0].places[0])
+    whole = [item for item, _ in placed]
+    size = len(out)
+    turns = np.broadcast_to(np.arange(size, dtype=np.int32), (3, size))
+    if coder.advance is not None:
+        turns = soft.positions(size, whole, coder.advance)
+    span = soft.spans(size, whole) if coder.two_way else np.zeros(size, np.int32)
+    media = tuple(soft.waiting(make, p.medium, p.places) for p, make in placed)
+    return out, origin, soft.Placement(media, turns, span)
 
 
 def parts(tokens: np.ndarray, tokenizer: Any, coder: Coder | None) -> tuple[Part, ...]:
@@ -132,14 +249,14 @@ def parts(tokens: np.ndarray, tokenizer: Any, coder: Coder | None) -> tuple[Part
             at += 1
             continue
         out += _said(tokenizer, tokens[begin:at])
-        first = at = at + 1
-        while at < len(tokens) and block.start <= tokens[at] < block.start + block.ids:
-            at += 1
-        codes = tokens[first:at]
-        whole = block.stop and len(codes) > 1 and codes[-1] == block.start + block.size
-        if whole or (not block.stop and len(codes) == block.length):
-            out.append(coder.part(block.kind, codes))
-        begin = at
+        first, count = at + 1, block.fits(tokens[at + 1 :])
+        begin = at = first + count
+        whole = count == block.total
+        if block.stop and tokens[at : at + 1] == block.start + block.size:
+            begin = at = at + 1
+            whole = count > 0
+        if whole:
+            out.append(coder.part(block.kind, tokens[first:at]))
     return tuple([*out, *_said(tokenizer, tokens[begin:])]) or (Part("text", text=""),)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from alanything_jax.data import soft
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.schema import Batch
 
@@ -28,6 +29,7 @@ class Layout:
       responses: K, most responses of a group.
       numbers: names of the per-group arrays that the algorithm reads; missing ones are
         an error. A `[K]` array fills `[G, K]`, a scalar `[G]`.
+      media: per encoder what a row has of its patches.
     """
 
     rows: int
@@ -35,15 +37,17 @@ class Layout:
     groups: int
     responses: int
     numbers: tuple[str, ...] = ()
+    media: tuple[soft.MediaPlan, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A prompt with some of its branches, in one row."""
+    """A prompt with some of its branches, in one row; `patches` for each of its media."""
 
     group: int
     branches: tuple[int, ...]
     length: int
+    patches: tuple[int, ...] = ()
 
 
 def group_length(group: EncodedGroup) -> int:
@@ -51,9 +55,37 @@ def group_length(group: EncodedGroup) -> int:
     return len(group.prompt) + sum(len(branch.tokens) for branch in group.branches)
 
 
-def _pieces(number: int, group: EncodedGroup, row_tokens: int) -> list[Piece]:
+def patches_of(
+    group: EncodedGroup, branches: Sequence[int], plans: Sequence[soft.MediaPlan]
+) -> tuple[int, ...]:
+    """Patches of a prompt and some of its branches, for each encoder."""
+    views = [group.prompt_soft, *(group.branches[b].soft for b in branches)]
+    media = [w for view in views if view is not None for w in view.media]
+    return tuple(
+        sum(
+            -(-w.patches // plan.merge) * plan.merge
+            for w in media
+            if w.encoder == plan.name
+        )
+        for plan in plans
+    )
+
+
+def _pieces(number: int, group: EncodedGroup, layout: Layout) -> list[Piece]:
     """One piece if the group fits a row, else branches spread over several rows."""
+    row_tokens = layout.row_tokens
     pieces, current, used = [], [], len(group.prompt)
+
+    def piece():
+        need = patches_of(group, current, layout.media)
+        for plan, size in zip(layout.media, need, strict=True):
+            if size > plan.budget:
+                raise ValueError(
+                    f"record {group.id}: {size} patches of {plan.name}, more than a row's "
+                    f"{plan.budget}. Raise media_patches, or lower the media's size."
+                )
+        return Piece(number, tuple(current), used, need)
+
     for branch, item in enumerate(group.branches):
         alone = len(group.prompt) + len(item.tokens)
         if alone > row_tokens:
@@ -63,11 +95,11 @@ def _pieces(number: int, group: EncodedGroup, row_tokens: int) -> list[Piece]:
                 "raise row_tokens."
             )
         if used + len(item.tokens) > row_tokens:
-            pieces.append(Piece(number, tuple(current), used))
+            pieces.append(piece())
             current, used = [], len(group.prompt)
         current.append(branch)
         used += len(item.tokens)
-    return [*pieces, Piece(number, tuple(current), used)]
+    return [*pieces, piece()]
 
 
 def plan(
@@ -80,7 +112,7 @@ def plan(
     Raises:
       ValueError: a branch, or a coupled group's rows, exceed what the layout holds.
     """
-    cut = [_pieces(n, group, layout.row_tokens) for n, group in enumerate(groups)]
+    cut = [_pieces(n, group, layout) for n, group in enumerate(groups)]
     rows: list[list[Piece]] = []
     bundles: list[list[int]] = []
     for pieces in (p for p in cut if len(p) > 1):
@@ -93,22 +125,29 @@ def plan(
             )
         rows += [[piece] for piece in pieces]
         bundles += [bundle] if couples else [[row] for row in bundle]
-    free = [layout.row_tokens - row[0].length for row in rows]
+    room = np.array([layout.row_tokens, *(plan.budget for plan in layout.media)])
+    free = [room - _size(row[0]) for row in rows]
     single = sorted(
         (p[0] for p in cut if len(p) == 1), key=lambda p: (-p.length, p.group)
     )
     for piece in single:
-        fits = [(space, n) for n, space in enumerate(free) if space >= piece.length]
+        size = _size(piece)
+        fits = [(space[0], n) for n, space in enumerate(free) if np.all(space >= size)]
         if fits:
             _, row = min(fits)
         else:
             row = len(rows)
             rows.append([])
-            free.append(layout.row_tokens)
+            free.append(room)
             bundles.append([row])
         rows[row].append(piece)
-        free[row] -= piece.length
+        free[row] = free[row] - size
     return _microbatches(rows, bundles, layout)
+
+
+def _size(piece):
+    """What a piece takes of a row: tokens, then patches of each encoder."""
+    return np.array([piece.length, *piece.patches])
 
 
 def _microbatches(rows, bundles, layout):
@@ -148,23 +187,37 @@ def lay_out(
     floats = {name: np.zeros(shape, np.float32) for name in token_numbers or {}}
     local = slots(rows)
     table = np.full((layout.groups, layout.responses), -1, np.int32)
+    span_ids = np.zeros(shape, np.int32)
+    position = np.zeros((shape[0], 3, shape[1]), np.int32)
+    placed: list[list[soft.Placed]] = [[] for _ in range(layout.rows)]
     for r, row in enumerate(rows):
-        at = 0
+        at = spans = 0
         for number, piece in enumerate(row, start=1):
             group, slot = groups[piece.group], local[piece.group]
             head = len(group.prompt)
-            parts = [(0, 0, group.prompt, group.prompt_stream, None)]
+            view = group.prompt_soft
+            parts = [(0, 0, group.prompt, group.prompt_stream, view, None)]
             for b in piece.branches:
                 item = group.branches[b]
-                parts.append((b + 1, head, item.tokens, item.stream, b))
+                parts.append((b + 1, head, item.tokens, item.stream, item.soft, b))
             prompt_end = at + head - 1
-            for branch, start, tokens, stream, b in parts:
+            for branch, start, tokens, stream, view, b in parts:
                 span = slice(at, at + len(tokens))
                 ints["tokens"][r, span] = tokens
                 ints["stream"][r, span] = 0 if stream is None else stream
                 ints["group"][r, span] = number
                 ints["branch"][r, span] = branch
                 ints["index"][r, span] = np.arange(start, start + len(tokens))
+                position[r, :, span] = ints["index"][r, span]
+                if view is not None:
+                    position[r, :, span] = view.position
+                    # Ids of spans are the row's own.
+                    own = view.span
+                    span_ids[r, span] = np.where(own > 0, own + spans, 0)
+                    spans = int(span_ids[r].max())
+                    placed[r] += [
+                        soft.Placed(w.make(), at + w.places) for w in view.media
+                    ]
                 if b is not None:
                     flat = slot * layout.responses + b
                     scored = group.branches[b].scored
@@ -180,13 +233,33 @@ def lay_out(
                 at += len(tokens)
     return Batch(
         **ints,
-        position=np.repeat(ints["index"][:, None], 3, axis=1),
-        span=np.zeros(shape, np.int32),
+        position=position,
+        span=span_ids,
         source=source,
         response=response,
         table=table,
         numbers=floats | _numbers(groups, local, layout),
+        media={
+            plan.name: soft.lay_out(placed, plan, layout.row_tokens)
+            for plan in layout.media
+        },
     )
+
+
+def one_a_row(
+    groups: Sequence[EncodedGroup],
+    rows: int,
+    row_tokens: int,
+    media: Sequence[soft.MediaPlan] = (),
+) -> Batch:
+    """Each group's prompt and branches in a row of its own; empty rows up to `rows`."""
+    pieces = [
+        [Piece(n, tuple(range(len(g.branches))), group_length(g))]
+        for n, g in enumerate(groups)
+    ]
+    most = max(1, *(len(g.branches) for g in groups))
+    layout = Layout(rows, row_tokens, len(groups), most, media=tuple(media))
+    return lay_out(groups, pieces, layout)
 
 
 def slots(rows: list[list[Piece]]) -> dict[int, int]:

@@ -8,12 +8,16 @@ position 0  1     1     1     2 ...   M-RoPE: start + the place in its grid
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from alanything_jax.schema import Medium
+
+# Arrays whose numbers tell patches that see each other: kept apart between media.
+NUMBERED = ("segment", "window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,54 @@ class Placed:
 
     medium: Medium
     places: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """A medium of an encoded group, whose arrays are made again whenever it is laid out.
+
+    So pixels are in memory for the rows at hand alone, never for a whole data set.
+
+    Attributes:
+      encoder: as in `Medium`. patches: how many it has.
+      places: [s] int32, in its prompt or branch.
+      digest: a hash of its arrays.
+    """
+
+    make: Callable[[], Medium]
+    encoder: str
+    patches: int
+    places: np.ndarray
+    digest: bytes
+
+
+def waiting(make: Callable[[], Medium], medium: Medium, places: np.ndarray) -> Waiting:
+    """What is kept of a medium that `make` made."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(medium.arrays):
+        digest.update(np.ascontiguousarray(medium.arrays[name]).view(np.uint8).data)
+    size = len(medium.arrays["segment"])
+    return Waiting(make, medium.encoder, size, places, digest.digest())
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """What media add to a sequence of n tokens.
+
+    Attributes:
+      media: in order. position: [3, n] int32. span: [n] int32.
+    """
+
+    media: tuple[Waiting, ...]
+    position: np.ndarray
+    span: np.ndarray
+
+    def part(self, start: int, stop: int) -> Placement:
+        """Of tokens start .. stop - 1."""
+        inside = [w for w in self.media if start <= w.places[0] < stop]
+        media = tuple(dataclasses.replace(w, places=w.places - start) for w in inside)
+        here = slice(start, stop)
+        return Placement(media, self.position[:, here], self.span[here])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +139,22 @@ def positions(length: int, placed: Sequence[Placed], advance: str) -> np.ndarray
     out = np.zeros((3, length), np.int32)
     at = start = 0
     for item in placed:
-        first, size = int(item.places[0]), len(item.places)
-        out[:, at:first] = start + np.arange(first - at)
-        start += first - at
-        if not np.array_equal(item.places, np.arange(first, first + size)):
-            raise ValueError("the placeholders of one medium do not stand together.")
         grid = item.medium.grid
-        grid = np.repeat(np.arange(size)[:, None], 3, axis=1) if grid is None else grid
-        out[:, first : first + size] = start + grid.T
-        wide = grid[:, 1:] if advance == "grid" else grid
-        start += int(wide.max()) + 1
-        at = first + size
+        if grid is None:
+            grid = np.repeat(np.arange(len(item.places))[:, None], 3, axis=1)
+        # A video may stand in several runs, with text between its frames.
+        cuts = 1 + np.flatnonzero(np.diff(item.places) != 1)
+        for run, turns in zip(
+            np.split(item.places, cuts), np.split(grid, cuts), strict=True
+        ):
+            first, end = int(run[0]), int(run[-1]) + 1
+            # Time starts anew in each run: what lies between tells it.
+            turns = turns - [turns[0, 0], 0, 0]
+            out[:, at:first] = start + np.arange(first - at)
+            start += first - at
+            out[:, first:end] = start + turns.T
+            start += int((turns[:, 1:] if advance == "grid" else turns).max()) + 1
+            at = end
     out[:, at:] = start + np.arange(length - at)
     return out
 
@@ -121,15 +178,15 @@ def lay_out(
     out["segment"] = np.zeros(shape, np.int32)
     out["slot"] = np.full((len(rows), row_tokens), -1, np.int32)
     for r, row in enumerate(own):
-        at, segments = 0, 0
+        at = 0
         for item in row:
             arrays, count = item.medium.arrays, len(item.medium.arrays["segment"])
             here = slice(at, at + count)
-            for name, _, _ in plan.arrays:
-                out[name][r, here] = arrays[name]
-            segment = arrays["segment"]
-            out["segment"][r, here] = np.where(segment > 0, segment + segments, 0)
-            segments += int(segment.max(initial=0))
+            for name in [*(name for name, _, _ in plan.arrays), "segment"]:
+                value = arrays[name]
+                if name in NUMBERED:
+                    value = np.where(value > 0, value + out[name][r].max(), 0)
+                out[name][r, here] = value
             out["slot"][r, item.places] = at // plan.merge + item.medium.outputs
             at += count
     return out

@@ -18,6 +18,7 @@ import numpy as np
 
 from alanything_jax.data import coder as coders
 from alanything_jax.data.coder import Coder
+from alanything_jax.data.soft import Placement
 from alanything_jax.schema import Message
 
 
@@ -35,6 +36,7 @@ class Rendered:
       stream: [n] int32, see `models.grammar`; all 0 for text.
       first_header, last_header: tokens up to the end of the first and the last
         assistant header.
+      soft: what media that encoders take add; None without any.
     """
 
     tokens: np.ndarray
@@ -42,27 +44,49 @@ class Rendered:
     stream: np.ndarray
     first_header: int
     last_header: int
+    soft: Placement | None = None
 
 
 def chat_dicts(
     messages: Sequence[Message], coder: Coder | None = None
-) -> list[dict[str, str]]:
-    """Messages as templates want them, media as placeholders.
+) -> list[dict[str, Any]]:
+    """Messages as templates want them: text, with a placeholder for each medium.
+
+    Templates that write placeholders themselves, as those of models with encoders, get
+    lists of typed parts.
 
     Raises TemplateError: a part of a kind that the model does not take.
     """
     placeholders = coder.placeholders if coder else {}
     try:
-        return [
-            {"role": m.role, "content": coders.content(m, placeholders)}
-            for m in messages
-        ]
+        texts = [coders.content(m, placeholders) for m in messages]
     except ValueError as error:
         raise TemplateError(str(error)) from error
+    if coder is None or not (coder.soft or coder.marks):
+        said: list[Any] = texts
+    else:
+        said = [[_typed(part) for part in m.parts] for m in messages]
+    return [
+        {"role": m.role, "content": content}
+        for m, content in zip(messages, said, strict=True)
+    ]
+
+
+def _typed(part):
+    if part.kind == "text":
+        return {"type": "text", "text": part.text or ""}
+    return {"type": part.kind}
+
+
+def _text_of(content):
+    """What a message says, as `chat_dicts` made it."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
 
 
 def render_text(
-    tokenizer: Any, chat: list[dict[str, str]], header: bool = False
+    tokenizer: Any, chat: list[dict[str, Any]], header: bool = False
 ) -> str:
     """The template's string; with `header`, up to the end of an assistant header."""
     if not tokenizer.chat_template:
@@ -123,28 +147,28 @@ def render(
 
 def render_prompt(
     tokenizer: Any, messages: Sequence[Message], coder: Coder | None = None
-) -> np.ndarray:
-    """Token ids [n] of a conversation up to the header of the answer that follows."""
+) -> tuple[np.ndarray, Placement | None]:
+    """Token ids [n] of a conversation up to the header of the answer that follows.
+
+    Returns what media that encoders take add, too; None without any.
+    """
     text = render_text(tokenizer, chat_dicts(messages, coder), header=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = np.array(ids, np.int32)
-    return tokens if coder is None else _expand(tokens, messages, coder)[0]
-
-
-def _expand(tokens, messages, coder):
-    media = [part for m in messages for part in m.parts if part.kind != "text"]
-    openers = [block.open_id for block in coder.grammar.blocks]
-    return coders.expand(tokens, openers, [coder.ids(p) for p in media])
+    if coder is None:
+        return tokens, None
+    tokens, _, placement = coders.put_in(tokens, messages, coder)
+    return tokens, placement
 
 
 def _with_media(tokens, scored, headers, messages, coder):
-    """The codes of every medium behind its placeholder."""
-    tokens, origin = _expand(tokens, messages, coder)
+    """Every medium in the place of its placeholder."""
+    tokens, origin, placement = coders.put_in(tokens, messages, coder)
     stream, forced = coder.grammar.streams(tokens)
     ends = [
         int(np.searchsorted(origin, header)) for header in (headers[0], headers[-1])
     ]
-    return Rendered(tokens, scored[origin] & ~forced, stream, *ends)
+    return Rendered(tokens, scored[origin] & ~forced, stream, *ends, placement)
 
 
 def _tagged(tokenizer, chat, count):
@@ -173,7 +197,7 @@ def _span(tokenizer, chat, turn, text):
             "of one assistant turn."
         )
     piece = whole[len(head) :]
-    content = chat[turn]["content"].strip()
+    content = _text_of(chat[turn]["content"]).strip()
     at = piece.rfind(content) + len(content)
     tail = piece[at:]
     # The newline after an end-of-turn token is the template's, not the assistant's.

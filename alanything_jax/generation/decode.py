@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alanything_jax.data import packing
+from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.data.soft import Placement, plan_of
 from alanything_jax.generation.sampler import Sampling, sample
 from alanything_jax.models import decoder, grammar, heads
 from alanything_jax.models.config import DecoderConfig
@@ -42,10 +45,20 @@ def bucket(size: int, smallest: int = 32) -> int:
 @functools.partial(
     jax.jit, static_argnames=("cfg", "lora_scale"), donate_argnames="cache"
 )
-def prefill(params, cfg, tokens, num_new, cache, lora, lora_scale):
-    """Read right-padded prompts [B, S]; logits [B, V] after each one's last token."""
+def prefill(params, cfg, tokens, num_new, cache, lora, lora_scale, prompt=None):
+    """Read right-padded prompts [B, S]; logits [B, V] after each one's last token.
+
+    `prompt` is a `Batch` of the same rows, where there are media for encoders.
+    """
     hidden, cache = decoder.step(
-        params, cfg, tokens, cache, num_new=num_new, lora=lora, lora_scale=lora_scale
+        params,
+        cfg,
+        tokens,
+        cache,
+        num_new=num_new,
+        prompt=prompt,
+        lora=lora,
+        lora_scale=lora_scale,
     )
     last = jnp.take_along_axis(hidden, (num_new - 1)[:, None, None], axis=1)[:, 0]
     return heads.logits(params, cfg, last), cache
@@ -89,6 +102,7 @@ def generate_tokens(
     cfg: DecoderConfig,
     prompts: Sequence[np.ndarray],
     *,
+    soft: Sequence[Placement | None] = (),
     max_new_tokens: int = 256,
     sampling: Sampling = Sampling(),
     eos_ids: Sequence[int] = (),
@@ -99,7 +113,8 @@ def generate_tokens(
 ) -> list[Completion]:
     """Continue every prompt (1-D int arrays, at least one token each).
 
-    Row n draws its randomness from (seed, n) alone. `on_tokens` gets the first row's new
+    `soft` has each prompt's media for encoders. Row n draws its randomness from (seed, n)
+    alone. `on_tokens` gets the first row's new
     tokens as they come.
 
     Raises ValueError: an empty prompt, or one that leaves no room in `max_positions`.
@@ -120,7 +135,10 @@ def generate_tokens(
     dtype = params["embed"]["text"]["table"].dtype
     cache = decoder.init_cache(cfg, count, room, dtype)
     lengths = jnp.array([len(prompt) for prompt in prompts], jnp.int32)
-    logits, cache = prefill(params, cfg, padded, lengths, cache, lora, lora_scale)
+    batch = _with_media(cfg, prompts, soft, width)
+    logits, cache = prefill(
+        params, cfg, padded, lengths, cache, lora, lora_scale, batch
+    )
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
         jnp.arange(count)
     )
@@ -149,6 +167,29 @@ def generate_tokens(
         if bool(done.all()):
             break
     return _completions(*map(np.concatenate, (tokens, logps, skips)), set(eos_ids))
+
+
+def _with_media(cfg, prompts, soft, width):
+    """The prompts as a batch, one a row; None where no prompt has media."""
+    if not any(soft):
+        return None
+    groups = [
+        EncodedGroup(str(n), tokens, (), prompt_soft=placement)
+        for n, (tokens, placement) in enumerate(zip(prompts, soft, strict=True))
+    ]
+    plans = [plan_of(encoder, 1) for encoder in cfg.encoders]
+    needs = zip(
+        *(packing.patches_of(group, (), plans) for group in groups), strict=True
+    )
+    media = [
+        # Few budgets, so few compilations.
+        dataclasses.replace(
+            plan, budget=bucket(-(-max(need) // plan.align), 1) * plan.align
+        )
+        for plan, need in zip(plans, needs, strict=True)
+        if max(need)
+    ]
+    return packing.one_a_row(groups, len(groups), width, media)
 
 
 def _completions(tokens, logps, skips, eos):

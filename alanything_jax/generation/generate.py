@@ -11,6 +11,7 @@ import numpy as np
 from alanything_jax import hub
 from alanything_jax.data import coder
 from alanything_jax.data.formats import common
+from alanything_jax.data.soft import Placement
 from alanything_jax.data.template import TemplateError, render_prompt
 from alanything_jax.generation.decode import Completion, generate_tokens
 from alanything_jax.generation.sampler import Sampling
@@ -59,15 +60,19 @@ def generate(
     """
     bundle = hub.load(model) if isinstance(model, str) else model
     encoded = [encode_prompt(bundle, prompt) for prompt in prompts]
-    flat = [ids for ids in encoded for _ in range(num_samples)]
+    flat = [prompt for prompt in encoded for _ in range(num_samples)]
     out: list[Answer] = []
     for first in range(0, len(flat), batch_size):
         some = flat[first : first + batch_size]
         full = len(flat) > batch_size
+        tokens, soft = zip(
+            *some, *[some[0]] * (batch_size - len(some)) * full, strict=True
+        )
         done = generate_tokens(
             bundle.params,
             bundle.model.config,
-            some + [some[0]] * (batch_size - len(some)) * full,
+            tokens,
+            soft=soft,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_ids=eos_ids(bundle),
@@ -78,8 +83,10 @@ def generate(
     return [out[n : n + num_samples] for n in range(0, len(out), num_samples)]
 
 
-def encode_prompt(bundle: hub.Bundle, prompt: Prompt) -> np.ndarray:
-    """Token ids of a conversation up to the assistant's header, media as codes.
+def encode_prompt(
+    bundle: hub.Bundle, prompt: Prompt
+) -> tuple[np.ndarray, Placement | None]:
+    """Token ids of a conversation up to the assistant's header, and its soft media.
 
     Raises:
       TemplateError: no tokenizer, or it has no chat template.

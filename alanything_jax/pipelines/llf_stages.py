@@ -305,7 +305,7 @@ def _checked(row, writer, recipe):
 
 
 def _tokens(writer, response):
-    return encode_prompt(writer.bundle, response.messages).tolist()
+    return encode_prompt(writer.bundle, response.messages)[0].tolist()
 
 
 def verifier(writer: Writer, words: views.Templates, recipe: Any, tokens: int) -> Stage:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data import packing, soft
 from alanything_jax.data.encode import Limits, encode
 from alanything_jax.schema import Example
 
@@ -27,27 +28,32 @@ def score_responses(
             f"{bundle.source} has no scalar head: give a reward model, such as "
             "`alanything export` writes after the reward algorithm."
         )
-    limits = Limits(*[bundle.model.config.max_positions] * 3)
-    rows, ends = [], []
+    config = bundle.model.config
+    limits = Limits(*[config.max_positions] * 3)
+    groups = []
     for example in examples:
         for response in example.responses:
             # Alone, so that the prompt is all that comes before the response.
             alone = dataclasses.replace(example, responses=(response,))
             alone = dataclasses.replace(alone, feedback=type(example.feedback)())
-            group = encode(alone, bundle.tokenizer, limits, bundle.coder)
-            branch = group.branches[0]
-            rows.append(np.concatenate([group.prompt, branch.tokens]))
-            ends.append(len(group.prompt) + int(np.flatnonzero(branch.scored)[-1]))
+            groups.append(encode(alone, bundle.tokenizer, limits, bundle.coder))
     scores: list[float] = []
-    width = max(32, 1 << (max(map(len, rows)) - 1).bit_length())
-    for first in range(0, len(rows), batch_size):
-        some = rows[first : first + batch_size]
-        ids = np.zeros((batch_size, width), np.int32)
-        mask = np.zeros_like(ids)
-        for n, row in enumerate(some):
-            ids[n, : len(row)], mask[n, : len(row)] = row, 1
-        inputs = bundle.model.inputs(input_ids=ids, attention_mask=mask)
-        found = np.asarray(bundle.model.scores(bundle.params, inputs))
-        scores += [float(found[n, ends[first + n]]) for n in range(len(some))]
+    longest = max(map(packing.group_length, groups))
+    width = max(32, 1 << (longest - 1).bit_length())
+    found = [soft.plan_of(encoder, 0) for encoder in config.encoders]
+    needs = [packing.patches_of(group, [0], found) for group in groups]
+    media = [
+        dataclasses.replace(plan, budget=-(-max(sizes) // plan.align) * plan.align)
+        for plan, sizes in zip(found, zip(*needs, strict=True), strict=False)
+        if any(sizes)
+    ]
+    for first in range(0, len(groups), batch_size):
+        some = groups[first : first + batch_size]
+        batch = packing.one_a_row(some, batch_size, width, media)
+        every = np.asarray(bundle.model.scores(bundle.params, batch))
+        scores += [
+            float(every[n, np.flatnonzero(batch.source[n] >= 0)[-1]])
+            for n in range(len(some))
+        ]
     sizes = np.cumsum([len(example.responses) for example in examples])
     return np.split(np.array(scores, np.float32), sizes[:-1])

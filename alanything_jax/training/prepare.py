@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
-from alanything_jax.data import fetch, packing, pipeline
+from alanything_jax.data import fetch, packing, pipeline, soft
+from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import load_model
@@ -27,7 +28,7 @@ from alanything_jax.sharding import distributed, pjit, rules
 from alanything_jax.sharding import mesh as meshes
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import reference
-from alanything_jax.training.step import Flat, Program, run_role
+from alanything_jax.training.step import Compute, Flat, Program, run_role
 
 Say = Callable[[str], None]
 
@@ -98,6 +99,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         groups=experiment.train.groups_per_step,
         responses=size,
         numbers=tuple(algorithm.numbers),
+        media=media_plans([*train, *heldout], experiment.compute, bundle.model.config),
     )
     numbers = [None, None]
     if program.frozen_roles and experiment.reference == "cached":
@@ -119,6 +121,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             numbers,
             shuffle,
             own,
+            experiment.data.weights,
         )
 
     # The weights are the loop's now, which gives them away step by step.
@@ -135,6 +138,28 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         source(train, numbers[0], True),
         source(heldout, numbers[1], False) if heldout else None,
     )
+
+
+def media_plans(
+    groups: Sequence[EncodedGroup], compute: Compute, config: DecoderConfig
+) -> tuple[soft.MediaPlan, ...]:
+    """What a row has of each encoder's patches: of those encoders that the data need.
+
+    As many as the neediest group, or a quarter more than a row of average groups.
+    """
+    found = [soft.plan_of(encoder, 0) for encoder in config.encoders]
+    needs = [
+        packing.patches_of(group, range(len(group.branches)), found) for group in groups
+    ]
+    tokens = sum(packing.group_length(group) for group in groups)
+    out = []
+    for plan, sizes in zip(found, zip(*needs, strict=True), strict=False):
+        usual = 1.25 * compute.row_tokens * sum(sizes) / tokens
+        budget = compute.media_patches or max(*sizes, int(usual))
+        if any(sizes):
+            whole = -(-budget // plan.align) * plan.align
+            out.append(dataclasses.replace(plan, budget=whole))
+    return tuple(out)
 
 
 def program_of(experiment: Experiment, config: DecoderConfig) -> Program:

@@ -64,6 +64,9 @@ def cache_key(weights: str, groups: Sequence[EncodedGroup], compute_dtype: str) 
             digest.update(np.ascontiguousarray(tokens, np.int32).data)
         for branch in group.branches:
             digest.update(np.ascontiguousarray(branch.scored, np.uint8).data)
+        for view in (group.prompt_soft, *(branch.soft for branch in group.branches)):
+            for medium in view.media if view is not None else ():
+                digest.update(medium.digest)
     return digest.hexdigest()
 
 

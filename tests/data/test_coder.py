@@ -31,16 +31,16 @@ def media(kind, seed=0, files=False):
 
 
 def test_expand_by_hand():
-    tokens, origin = coders.expand(np.array([5, 3, 6]), [3], [np.array([90, 91])])
+    tokens, origin = coders.expand(np.array([5, 3, 6]), {3: [np.array([3, 90, 91])]})
     assert tokens.tolist() == [5, 3, 90, 91, 6] and origin.tolist() == [0, 1, 1, 1, 2]
-    codes = [np.array([90]), np.array([80, 81])]
-    tokens, origin = coders.expand(np.array([3, 4, 7]), [4, 3], codes)
-    assert tokens.tolist() == [3, 90, 4, 80, 81, 7]
-    assert origin.tolist() == [0, 0, 1, 1, 1, 2]
-    tokens, origin = coders.expand(np.array([1, 2]), [3], [])
+    codes = {4: [np.array([4, 80, 81])], 3: [np.array([3, 90]), np.array([3, 91])]}
+    tokens, origin = coders.expand(np.array([3, 4, 7, 3]), codes)
+    assert tokens.tolist() == [3, 90, 4, 80, 81, 7, 3, 91]
+    assert origin.tolist() == [0, 0, 1, 1, 1, 2, 3, 3]
+    tokens, origin = coders.expand(np.array([1, 2]), {3: []})
     assert tokens.tolist() == [1, 2] and origin.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="2 placeholders for 1 media"):
-        coders.expand(np.array([3, 3]), [3], [np.array([90])])
+    with pytest.raises(ValueError, match=r"2 placeholders \(token 3\) for 1 media"):
+        coders.expand(np.array([3, 3]), {3: [np.array([90])]})
 
 
 def test_content_puts_placeholders_and_refuses_those_in_text():
@@ -98,7 +98,7 @@ def test_every_mixture_goes_to_tokens_and_back(kinds, seed, files):
 
 def test_media_in_a_prompt():
     chat = (Message("user", (text("describe it "), media("image"))),)
-    tokens = render_prompt(TOK, chat, CODER)
+    tokens, _ = render_prompt(TOK, chat, CODER)
     said = TOK.convert_ids_to_tokens(tokens[:4].tolist())
     assert said == ["<|user|>", "describe", "it", "<|image|>"]
     assert tokens[4:20].tolist() == CODER.ids(media("image")).tolist()

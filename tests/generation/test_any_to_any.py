@@ -32,7 +32,7 @@ def bundle():
 def prompts(bundle):
     """One of every task: text and media in the prompt."""
     return [
-        encode_prompt(bundle, example.prompt)
+        encode_prompt(bundle, example.prompt)[0]
         for example in tasks.prompts("train", len(tasks.TASKS), 0)
     ]
 

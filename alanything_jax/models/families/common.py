@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from alanything_jax.data import preprocess
+from alanything_jax.data.coder import Coder, Soft, copies
 from alanything_jax.models import inputs
 from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
+from alanything_jax.models.grammar import Grammar
 from alanything_jax.models.params import flatten
-from alanything_jax.schema import Batch
+from alanything_jax.schema import Batch, Medium
 
 
 def base_config(hf: Mapping[str, Any], **family: Any) -> DecoderConfig:
@@ -197,3 +201,55 @@ class Family:
 def text_family(name: str, config: Callable[..., DecoderConfig]) -> Family:
     """A text family whose classes transformers calls `NameFor...`."""
     return Family(f"{name}ForCausalLM", config, f"{name}ForSequenceClassification")
+
+
+def media_settings(
+    processors: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[Any, Any]:
+    """Settings of `data.preprocess` by kind, of the files of a directory's processor
+    (`hub.load.processors`) and its config.json."""
+    given = {
+        **processors.get("preprocessor_config", {}),
+        **processors.get("processor_config", {}),
+    }
+    if processors.get("video_preprocessor_config"):
+        given["video_processor"] = processors["video_preprocessor_config"]
+    return preprocess.settings_from_hf(given, config)
+
+
+def soft_coder(
+    tokenizer: Any,
+    cfg: DecoderConfig,
+    settings: Mapping[str, Any],
+    tokens: Mapping[str, int],
+    *,
+    marks: Mapping[str, int] | None = None,
+    wraps: Mapping[str, Callable[[Medium], np.ndarray]] | None = None,
+    around: Mapping[str, int] | None = None,
+    two_way: bool = False,
+) -> Coder:
+    """The coder of a family that takes media through encoders.
+
+    Args:
+      settings: kind -> of `data.preprocess`. tokens: kind -> id of its placeholder.
+      marks, wraps, around: as in `data.coder.Soft`, of kinds that differ from "the
+        placeholder, once for each output".
+    """
+    marks = {**tokens, **(marks or {})}
+    soft = {
+        kind: Soft(
+            token,
+            functools.partial(preprocess.medium, settings[kind]),
+            (wraps or {}).get(kind, copies(token)),
+            marks[kind],
+            (around or {}).get(kind, 0),
+        )
+        for kind, token in tokens.items()
+    }
+    return Coder(
+        Grammar(cfg.vocab_size),
+        {kind: tokenizer.convert_ids_to_tokens(mark) for kind, mark in marks.items()},
+        soft=soft,
+        advance=cfg.mrope.advance if cfg.mrope else None,
+        two_way=two_way,
+    )
