@@ -96,13 +96,14 @@ def load(path: str | Path) -> Experiment:
 def tiny(experiment: Experiment) -> Experiment:
     """The same recipe made small: random model, byte tokenizer, generated rows."""
     change = dataclasses.replace
-    made = experiment.data.path.startswith("playground:")
+    made = all(p.startswith("playground:") for p in experiment.data.paths)
+    paths = tuple(map(tiny_path, experiment.data.paths)) if made else ("generated",)
     heldout = (
         12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
     )
     data = change(
         experiment.data if made else Data("generated"),
-        path=tiny_path(experiment.data.path),
+        path=paths if len(paths) > 1 else paths[0],
         heldout_path=None,
         heldout_groups=heldout,
         max_group_tokens=128,
@@ -119,8 +120,8 @@ def tiny(experiment: Experiment) -> Experiment:
     compute = change(
         experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
     )
-    if compute.attention == "flash":
-        # A CPU would interpret a TPU's kernel, very slowly.
+    if compute.attention in ("flash", "cudnn"):
+        # A CPU would interpret a TPU's kernel, very slowly; it has no NVIDIA card's.
         compute = change(compute, attention="blockwise")
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
     return change(

@@ -18,7 +18,7 @@ import tyro
 
 from alanything_jax.data.encode import Limits, encode
 from alanything_jax.hub.source import load_tokenizer
-from alanything_jax.pipelines import data
+from alanything_jax.pipelines import data, inspect_page, inspect_tokens
 from alanything_jax.playground import build as playground
 from alanything_jax.schema import Example, Message
 
@@ -28,12 +28,22 @@ class Read:
     """How a source is read.
 
     Attributes:
-      format: hh_rlhf, sharegpt, trl, or auto: by the first row.
+      format: align_anything, hh_rlhf, sharegpt, trl, or auto: by the first row.
       columns: `ours=theirs` pairs, such as prompt=question chosen=good rejected=bad.
+      subset: of align_anything: t2t, ti2t, ta2t, tv2t, t2i, t2a, t2v or ti2ti; by default
+        the columns tell.
+      media_root: folder that paths of media are relative to, or that holds them in tar
+        archives; by default the source's own.
     """
 
     format: str = "auto"
     columns: tuple[str, ...] = ()
+    subset: str = ""
+    media_root: str = ""
+
+    def source(self, path: str) -> data.Source:
+        """A path, to be read so."""
+        return data.Source(path, **dataclasses.asdict(self))
 
 
 def convert(
@@ -49,7 +59,7 @@ def convert(
       out: a new directory.
       max_bad_share: share of bad rows above which nothing is written.
     """
-    place = data.Source(source, read.format, read.columns)
+    place = read.source(source)
     aside = data.convert(place, out, max_bad_share)
     kept = aside.seen - len(aside.entries)
     print(f"wrote {out}: {kept} of {aside.seen} records ({aside.summary()})")
@@ -109,6 +119,7 @@ def inspect(
     row: int = 0,
     count: int = 3,
     model: str = "",
+    html: Path | None = None,
 ) -> int:
     """Show records as they are read.
 
@@ -117,24 +128,29 @@ def inspect(
       row: the first to show.
       count: how many.
       model: its tokenizer and chat template show what is scored, in green.
+      html: a page to write instead, with pictures and sound, ratings and critiques.
     """
+    place = read.source(source)
+    reads = inspect_tokens.reader(model) if model else None
     console = rich.console.Console(highlight=False)
-    tokenizer = load_tokenizer(model) if model else None
-    shown = 0
-    place = data.Source(source, read.format, read.columns)
-    for number, example in data.some(place, row, count):
+    records, shown = data.some(place, row, count), 0
+    if html is not None:
+        shown, bad = inspect_page.write_page(html, source, records, reads)
+        print(f"wrote {html}: {shown} records, of which {bad} cannot be read")
+    for number, example in records:
         shown += 1
         console.rule(f"row {number}")
         if isinstance(example, Exception):
             console.print(f"[red]bad:[/] {rich.markup.escape(str(example))}")
-        elif tokenizer is not None:
-            _show_tokens(console, example, tokenizer)
+        elif reads is not None:
+            _show_tokens(console, example, reads)
         else:
             _show(console, example)
     if not shown:
         print(f"{source} has no row {row}.", file=sys.stderr)
         return 1
-    print(f"next: alanything data check {source}")
+    look = "" if html else f"alanything data inspect {source} --html page.html, or "
+    print(f"next: {look}alanything data check {source}")
     return 0
 
 
@@ -151,7 +167,7 @@ def check(
       model: encode too, with this model's tokenizer and chat template.
       max_group_tokens: the limit that counts as too long.
     """
-    place = data.Source(source, read.format, read.columns)
+    place = read.source(source)
     tokenizer = load_tokenizer(model) if model else None
     report = data.check(place, tokenizer, Limits(max_group_tokens=max_group_tokens))
     table = rich.table.Table("what", "how many")
@@ -167,6 +183,8 @@ def check(
         table.add_row(f"tokens of a {name}", told)
     if report.too_long:
         table.add_row(f"over {max_group_tokens} tokens", str(report.too_long))
+    for name, number in report.unknown.items():
+        table.add_row(f"unknown column {name}", str(number))
     table.add_row("bad", str(len(report.bad)))
     rich.console.Console().print(table)
     for number, reason in report.bad[:20]:
@@ -199,10 +217,11 @@ def _show_messages(console, name: str, messages: Sequence[Message]) -> None:
         console.print(f"[bold {colour}]{name}[/] [dim]{message.role}[/] {said}")
 
 
-def _show_tokens(console, example: Example, tokenizer) -> None:
+def _show_tokens(console, example: Example, reads: inspect_tokens.Reader) -> None:
     """The group as the model reads it; scored tokens in green."""
+    tokenizer, limits = reads.tokenizer, Limits(max_group_tokens=1 << 30)
     try:
-        group = encode(example, tokenizer, Limits(max_group_tokens=1 << 30))
+        group = encode(example, tokenizer, limits, reads.coder)
     except ValueError as error:
         console.print(f"[red]bad:[/] {rich.markup.escape(str(error))}")
         return

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,23 +27,14 @@ class Soft:
     """How media of one kind become soft tokens.
 
     Attributes:
-      token: id of the placeholder that stands once for each output.
+      token: id of the token that stands once for each output.
       medium: array and what is known of it (see `data.media`) -> Medium.
-      wrap: Medium -> ids [n] that take the rendered mark's place.
-      mark: id of the token that the template writes for a medium.
-      around: tokens at each side of the mark that are replaced, too.
+      said: Medium -> the text that takes the rendered placeholder's place.
     """
 
     token: int
     medium: Callable[[np.ndarray, Mapping[str, Any]], Medium]
-    wrap: Callable[[Medium], np.ndarray]
-    mark: int
-    around: int = 0
-
-
-def copies(token: int) -> Callable[[Medium], np.ndarray]:
-    """A `Soft.wrap`: the placeholder, once for each output."""
-    return lambda medium: np.full(len(medium.outputs), token, np.int32)
+    said: Callable[[Medium], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +42,8 @@ class Coder:
     """How a model takes media: as codes of its vocabulary, or through encoders.
 
     Attributes:
-      placeholders: kind -> the text of the token that stands for a medium in a rendered
-        conversation: what opens its block, or is copied for its outputs.
+      placeholders: kind -> what stands for a medium in a rendered conversation: the token
+        that opens its block, or what the template of a model with encoders writes.
       codecs: kind -> codec. params: kind -> the codec's arrays.
       order: kind -> of each code the place of its id in its block; none = as they come.
       marks: kind -> id of the token that the template itself writes for a medium, where
@@ -145,9 +135,7 @@ def content(message: Message, placeholders: Mapping[str, str]) -> str:
 
 
 def expand(
-    tokens: np.ndarray,
-    media: Mapping[int, Sequence[np.ndarray]],
-    around: Mapping[int, int] = types.MappingProxyType({}),
+    tokens: np.ndarray, media: Mapping[int, Sequence[np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put each medium's ids in the place of its placeholder.
 
@@ -155,7 +143,6 @@ def expand(
 
     Args:
       tokens: [n]. media: id of a placeholder -> the ids of its media, in order.
-      around: id of a placeholder -> tokens at each side of it that go, too.
 
     Returns:
       The longer tokens [m], and for each which of the n it came from.
@@ -169,8 +156,6 @@ def expand(
             raise ValueError(
                 f"{len(found)} placeholders (token {token}) for {len(media[token])} media."
             )
-        for step in range(1, around.get(token, 0) + 1):
-            counts[found - step] = counts[found + step] = 0
         counts[found] = [len(ids) for ids in media[token]]
     origin = np.repeat(np.arange(len(tokens)), counts)
     out = tokens[origin]
@@ -181,56 +166,75 @@ def expand(
     return out, origin
 
 
-def put_in(
+def put_codes(
     tokens: np.ndarray, messages: Sequence[Message], coder: Coder
-) -> tuple[np.ndarray, np.ndarray, soft.Placement | None]:
-    """A rendered conversation's tokens with its media in the placeholders' places.
-
-    Returns:
-      Tokens [m], for each its token before [m], and what encoders' media add, if any.
-
-    Raises ValueError: placeholders and media differ in number; a medium is broken.
-    """
-    given: dict[str, list[Part]] = {kind: [] for kind in coder.placeholders}
-    for part in parts_of(messages):
-        if part.kind != "text":
-            given[part.kind].append(part)
-    ids: dict[int, list[np.ndarray]] = {}
+) -> tuple[np.ndarray, np.ndarray]:
+    """`expand` with the codes of a conversation's media; raises ValueError as that does."""
+    ids = {}
     for block in coder.grammar.blocks:
-        codes = [coder.ids(part) for part in given[block.kind]]
+        codes = [coder.ids(part) for part in _of(messages, block.kind)]
         mark = coder.marks.get(block.kind, block.open_id)
         ids[mark] = [np.append(np.int32(block.open_id), c) for c in codes]
-    mediums = {}
-    for kind, entry in coder.soft.items():
-        mediums[kind] = [
-            (functools.partial(coder.medium, part), coder.medium(part))
-            for part in given[kind]
-        ]
-        ids[entry.mark] = [entry.wrap(medium) for _, medium in mediums[kind]]
-    if sum(map(len, ids.values())) != sum(map(len, given.values())):
-        raise ValueError("the model has no place for some of the media.")
-    around = {entry.mark: entry.around for entry in coder.soft.values()}
-    out, origin = expand(tokens, ids, around)
-    placed = []
-    for kind, items in mediums.items():
-        entry = coder.soft[kind]
-        for place, (make, medium), new in zip(
-            np.flatnonzero(tokens == entry.mark), items, ids[entry.mark], strict=True
-        ):
-            first = int(np.searchsorted(origin, place))
-            here = first + np.flatnonzero(new == entry.token)
-            placed.append((soft.Placed(medium, here), make))
-    if not placed:
-        return out, origin, None
-    placed.sort(key=lambda item: item[0].places[0])
-    whole = [item for item, _ in placed]
-    size = len(out)
-    turns = np.broadcast_to(np.arange(size, dtype=np.int32), (3, size))
-    if coder.advance is not None:
-        turns = soft.positions(size, whole, coder.advance)
-    span = soft.spans(size, whole) if coder.two_way else np.zeros(size, np.int32)
-    media = tuple(soft.waiting(make, p.medium, p.places) for p, make in placed)
-    return out, origin, soft.Placement(media, turns, span)
+    return expand(tokens, ids)
+
+
+def _of(messages, kind):
+    return [part for part in parts_of(messages) if part.kind == kind]
+
+
+class SoftMedia:
+    """A conversation's media for encoders, each decoded once.
+
+    Raises MediaError: one is broken or over a limit.
+    """
+
+    def __init__(self, messages: Sequence[Message], coder: Coder):
+        self.coder = coder
+        self.makes: dict[str, list[Callable[[], Medium]]] = {
+            kind: [functools.partial(coder.medium, p) for p in _of(messages, kind)]
+            for kind in coder.soft
+        }
+        self.media = {kind: [m() for m in makes] for kind, makes in self.makes.items()}
+
+    def fill(self, text: str) -> str:
+        """A rendering with what stands for its media in the placeholders' places.
+
+        Raises ValueError: more placeholders than media.
+        """
+        for kind, given in self.media.items():
+            first, *rest = text.split(self.coder.placeholders[kind])
+            if len(rest) > len(given):
+                raise ValueError(f"{len(rest)} placeholders for {len(given)} {kind}s.")
+            said = map(self.coder.soft[kind].said, given)
+            text = first + "".join(map("".join, zip(said, rest, strict=False)))
+        return text
+
+    def place(self, tokens: np.ndarray) -> soft.Placement | None:
+        """What the media add to the tokens [n] of the filled text; None without any.
+
+        Raises ValueError: placeholders and media differ in number.
+        """
+        entries = self.coder.soft
+        waiting = {entries[kind].token: list(m) for kind, m in self.media.items()}
+        makes = {id(m): make for k in self.media for m, make in self._pairs(k)}
+        placed, size = soft.find(tokens, waiting), len(tokens)
+        if any(waiting.values()):
+            raise ValueError(
+                "the chat template leaves out some of the record's media: it writes no "
+                "placeholder for them."
+            )
+        if not placed:
+            return None
+        turns = np.broadcast_to(np.arange(size, dtype=np.int32), (3, size))
+        if self.coder.advance is not None:
+            turns = soft.positions(size, placed, self.coder.advance)
+        two_way = self.coder.two_way
+        span = soft.spans(size, placed) if two_way else np.zeros(size, np.int32)
+        kept = [soft.waiting(makes[id(p.medium)], p.medium, p.places) for p in placed]
+        return soft.Placement(tuple(kept), turns, span)
+
+    def _pairs(self, kind):
+        return zip(self.media[kind], self.makes[kind], strict=True)
 
 
 def parts(tokens: np.ndarray, tokenizer: Any, coder: Coder | None) -> tuple[Part, ...]:
@@ -252,7 +256,7 @@ def parts(tokens: np.ndarray, tokenizer: Any, coder: Coder | None) -> tuple[Part
         first, count = at + 1, block.fits(tokens[at + 1 :])
         begin = at = first + count
         whole = count == block.total
-        if block.stop and tokens[at : at + 1] == block.start + block.size:
+        if block.stop and block.start + block.size in tokens[at : at + 1]:
             begin = at = at + 1
             whole = count > 0
         if whole:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from alanything_jax.data.coder import Coder
+from alanything_jax.data.soft import Placement
 from alanything_jax.data.template import TemplateError, render
 from alanything_jax.schema import Example
 
@@ -24,16 +25,21 @@ class TooLong(BadRecord):
     """A sound record over a token limit: dropped by policy, not a fault of the data."""
 
 
+class Undecided(BadRecord):
+    """A sound record of which no response is preferred, where preferences are learnt."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """One response: tokens [n] int32, which of them are scored, and their streams.
 
-    `stream` [n] int32 may be None: all text.
+    `stream` [n] int32 may be None: all text. `soft` is what media of encoders add.
     """
 
     tokens: np.ndarray
     scored: np.ndarray
     stream: np.ndarray | None = None
+    soft: Placement | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,11 @@ class EncodedGroup:
 
     Attributes:
       prompt: [P] int32, shared by all branches. prompt_stream: [P], None = all text.
+      prompt_soft: what media that encoders take add; None if the record has none.
       branches: the chosen response first, the others in the source's order.
       numbers: `margin` () and `label` [K], where the record has them.
       truncated: whether a limit cut tokens off.
+      source: which of a recipe's data sets it is from.
     """
 
     id: str
@@ -53,6 +61,8 @@ class EncodedGroup:
     numbers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     truncated: bool = False
     prompt_stream: np.ndarray | None = None
+    source: int = 0
+    prompt_soft: Placement | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +97,9 @@ def encode(
     if example.feedback.chosen is not None:
         order.sort(key=lambda n: n != example.feedback.chosen)
     if limits.chat:
-        prompt, stream, branches = _chat(example, order, tokenizer, coder)
+        prompt, stream, soft, branches = _chat(example, order, tokenizer, coder)
     else:
-        prompt, stream, branches = _plain(example, order, tokenizer)
+        prompt, stream, soft, branches = _plain(example, order, tokenizer)
     for number, branch in zip(order, branches, strict=True):
         if not branch.scored.any():
             raise BadRecord(
@@ -97,10 +107,21 @@ def encode(
                 "empty after templating: no token is left to score. Remove the record "
                 "or give the response some text.",
             )
+    whole = len(prompt)
     prompt, branches, cut = _fit(prompt, branches, limits)
+    if cut and soft is not None:
+        raise TooLong("prompt", f"{whole} tokens; a record with media is never cut")
     numbers = _numbers(example, order)
     stream = stream[-len(prompt) :]
-    return EncodedGroup(example.id, prompt, tuple(branches), numbers, cut, stream)
+    return EncodedGroup(
+        example.id,
+        prompt,
+        tuple(branches),
+        numbers,
+        cut,
+        stream,
+        prompt_soft=soft,
+    )
 
 
 def _chat(example, order, tokenizer, coder):
@@ -140,7 +161,16 @@ def _chat(example, order, tokenizer, coder):
     return (
         first.tokens[:size],
         first.stream[:size],
-        [Branch(r.tokens[size:], r.scored[size:], r.stream[size:]) for r in rendered],
+        first.soft and first.soft.part(0, size),
+        [
+            Branch(
+                r.tokens[size:],
+                r.scored[size:],
+                r.stream[size:],
+                r.soft and r.soft.part(size, len(r.tokens)),
+            )
+            for r in rendered
+        ],
     )
 
 
@@ -162,7 +192,7 @@ def _plain(example, order, tokenizer):
         ids = tokenizer(said, add_special_tokens=False)["input_ids"]
         tokens = np.array([*ids, tokenizer.eos_token_id], np.int32)
         branches.append(Branch(tokens, np.ones(len(tokens), bool)))
-    return prompt, np.zeros_like(prompt), branches
+    return prompt, np.zeros_like(prompt), None, branches
 
 
 def _fit(prompt, branches, limits):

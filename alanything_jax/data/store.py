@@ -77,14 +77,18 @@ _TYPES = {
 }
 
 
+def to_text(example: schema.Example) -> str:
+    """An Example as the JSON text of the feature `example`."""
+    return json.dumps(to_json(example), sort_keys=True, ensure_ascii=False)
+
+
 def encode_record(example: schema.Example) -> bytes:
     """One record: a `tf.train.Example` with the features `id` and `example`.
 
     The three protobuf messages needed are written by hand (field 1, length-delimited,
     all the way down), so that no TensorFlow is imported and TFDS can read it.
     """
-    body = json.dumps(to_json(example), sort_keys=True, ensure_ascii=False).encode()
-    features = {"example": body, "id": example.id.encode()}
+    features = {"example": to_text(example).encode(), "id": example.id.encode()}
     entries = b"".join(
         _field(1, _field(1, key.encode()) + _field(2, _field(1, _field(1, value))))
         for key, value in features.items()
@@ -232,22 +236,25 @@ def _describe(directory, sizes):
         (directory / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 
 
-def read(directory: Path) -> Stored:
+def shards(directory: Path, split: str = "train") -> list[Path]:
+    """The files of a data set's split, in order."""
+    return sorted(Path(directory).glob(f"*-{split}.array_record-*"))
+
+
+def read(directory: Path, split: str = "train") -> Stored:
     """Random access to a data set's Examples.
 
     Raises ValueError: no data set of this layout is there.
     """
     from array_record.python import array_record_data_source
 
-    shards = sorted(Path(directory).glob("*.array_record-*"))
-    if not shards:
+    found = [str(path) for path in shards(directory, split)]
+    if not found:
         raise ValueError(
-            f"{directory} holds no .array_record shards. Make a data set with "
-            "`alanything data convert`."
+            f"{directory} holds no .array_record shards of the split {split!r}. Make a "
+            "data set with `alanything data convert`."
         )
-    return Stored(
-        array_record_data_source.ArrayRecordDataSource([str(s) for s in shards])
-    )
+    return Stored(array_record_data_source.ArrayRecordDataSource(found))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ depends on how a conversation was cut.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from alanything_jax.data import coder as coders
 from alanything_jax.data.coder import Coder
 from alanything_jax.data.soft import Placement
 from alanything_jax.schema import Message
+
+Fill = Callable[[str], str]
 
 
 class TemplateError(ValueError):
@@ -86,9 +88,15 @@ def _text_of(content):
 
 
 def render_text(
-    tokenizer: Any, chat: list[dict[str, Any]], header: bool = False
+    tokenizer: Any,
+    chat: list[dict[str, Any]],
+    header: bool = False,
+    fill: Fill = str,
 ) -> str:
-    """The template's string; with `header`, up to the end of an assistant header."""
+    """The template's string; with `header`, up to the end of an assistant header.
+
+    `fill` puts in what stands for media that encoders take.
+    """
     if not tokenizer.chat_template:
         raise TemplateError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template. Use an "
@@ -96,8 +104,10 @@ def render_text(
             "chat_template.jinja beside the weights), or data.chat=False to join prompt "
             "and response as plain text."
         )
-    return tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=header
+    return fill(
+        tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=header
+        )
     )
 
 
@@ -125,14 +135,21 @@ def render(
     ]
     if not turns:
         raise TemplateError("the conversation has no assistant message to score.")
-    text = render_text(tokenizer, chat)
-    spans = [_span(tokenizer, chat, turn, text) for turn in turns]
+    media = coders.SoftMedia(messages, coder) if coder else None
+    fill = media.fill if media else str
+    text = render_text(tokenizer, chat, fill=fill)
+    spans = [_span(tokenizer, chat, turn, text, fill) for turn in turns]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = np.array(encoded["input_ids"], np.int32)
     begin, end = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     if "{% generation" in tokenizer.chat_template or "{%- generation" in (
         tokenizer.chat_template
     ):
+        if media and any(media.media.values()):
+            raise TemplateError(
+                "a template with {% generation %} tags cannot mark conversations with "
+                "media: leave the tags out, then prefixes of the rendering are compared."
+            )
         scored = _tagged(tokenizer, chat, len(tokens))
         scored &= begin >= spans[0][0]
     else:
@@ -142,7 +159,13 @@ def render(
     headers = [int(np.sum(end <= start)) for start, _ in spans]
     if coder is None:
         return Rendered(tokens, scored, np.zeros_like(tokens), headers[0], headers[-1])
-    return _with_media(tokens, scored, headers, messages, coder)
+    tokens, origin = coders.put_codes(tokens, messages, coder)
+    stream, forced = coder.grammar.streams(tokens)
+    ends = [
+        int(np.searchsorted(origin, header)) for header in (headers[0], headers[-1])
+    ]
+    scored = scored[origin] & ~forced
+    return Rendered(tokens, scored, stream, *ends, media.place(tokens))
 
 
 def render_prompt(
@@ -152,23 +175,15 @@ def render_prompt(
 
     Returns what media that encoders take add, too; None without any.
     """
-    text = render_text(tokenizer, chat_dicts(messages, coder), header=True)
+    media = coders.SoftMedia(messages, coder) if coder else None
+    fill = media.fill if media else str
+    text = render_text(tokenizer, chat_dicts(messages, coder), header=True, fill=fill)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = np.array(ids, np.int32)
-    if coder is None:
+    if media is None:
         return tokens, None
-    tokens, _, placement = coders.put_in(tokens, messages, coder)
-    return tokens, placement
-
-
-def _with_media(tokens, scored, headers, messages, coder):
-    """Every medium in the place of its placeholder."""
-    tokens, origin, placement = coders.put_in(tokens, messages, coder)
-    stream, forced = coder.grammar.streams(tokens)
-    ends = [
-        int(np.searchsorted(origin, header)) for header in (headers[0], headers[-1])
-    ]
-    return Rendered(tokens, scored[origin] & ~forced, stream, *ends, placement)
+    tokens, _ = coders.put_codes(tokens, messages, coder)
+    return tokens, media.place(tokens)
 
 
 def _tagged(tokenizer, chat, count):
@@ -185,10 +200,10 @@ def _tagged(tokenizer, chat, count):
     return mask
 
 
-def _span(tokenizer, chat, turn, text):
+def _span(tokenizer, chat, turn, text, fill):
     """Characters [start, stop) of an assistant turn: content and end of turn."""
-    head = render_text(tokenizer, chat[:turn], header=True)
-    whole = render_text(tokenizer, chat[: turn + 1])
+    head = render_text(tokenizer, chat[:turn], header=True, fill=fill)
+    whole = render_text(tokenizer, chat[: turn + 1], fill=fill)
     if not whole.startswith(head) or not text.startswith(head):
         raise TemplateError(
             f"the chat template rewrites what comes before message {turn}: the rendering "

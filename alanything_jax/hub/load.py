@@ -17,6 +17,7 @@ from jax.sharding import Sharding
 
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
+from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models.families import anything, family_of
 from alanything_jax.models.families.common import Family, Tensor
 from alanything_jax.models.model import Model
@@ -82,9 +83,12 @@ def load(
         place,
     )
     tokenizer = read_tokenizer(directory)
-    family = family_of(model.family)
-    if coder is None and family.coder is not None and tokenizer is not None:
-        coder = family.coder(tokenizer, model.config, config, processors(directory))
+    model = with_codes(model, config, directory)
+    if coder is None and tokenizer is not None:
+        coder = coder_of(model, tokenizer, config, directory)
+        if coder is not None and coder.grammar.blocks:
+            cfg = dataclasses.replace(model.config, grammar=coder.grammar)
+            model = dataclasses.replace(model, config=cfg)
     return Bundle(
         model=model,
         params=params,
@@ -113,6 +117,29 @@ def read_model(
         mrope = dataclasses.replace(cfg.mrope, advance=mrope_advance)
         cfg = dataclasses.replace(cfg, mrope=mrope)
     return Model(config["model_type"], cfg), config, coder
+
+
+def with_codes(model: Model, config: dict[str, Any], directory: Path) -> Model:
+    """The model with the codec that lies among its weights, if its family has one.
+
+    Raises ValueError: its tensors are not there.
+    """
+    make = family_of(model.family).codes
+    if make is None:
+        return model
+    codes = make(config, *all_codecs.load(directory))
+    return dataclasses.replace(model, codes=codes)
+
+
+def coder_of(
+    model: Model, tokenizer: Any, config: dict[str, Any], directory: Path
+) -> Any | None:
+    """The family's coder, of a model `with_codes`; None for text."""
+    make = family_of(model.family).coder
+    if make is None:
+        return None
+    codes = [] if model.codes is None else [model.codes]
+    return make(tokenizer, model.config, config, processors(directory), *codes)
 
 
 def processors(directory: Path) -> dict[str, Any]:
@@ -256,7 +283,7 @@ def _directory(path):
         )
     from huggingface_hub import snapshot_download
 
-    keep = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    keep = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "spk_dict.pt"]
     try:
         return Path(snapshot_download(str(path), allow_patterns=keep))
     except Exception as error:

@@ -82,7 +82,8 @@ def save(
             write_json(folder / "generation_config.json", bundle.generation_config)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save_pretrained(str(folder))
-        if bundle.coder is not None:
+        # What a family's own coder knows follows from the other files.
+        if bundle.coder is not None and family.coder is None:
             _save_codecs(bundle.coder, folder)
         (folder / "README.md").write_text(model_card(bundle, notes or {}))
         write_json(folder / MANIFEST, manifest(folder, bundle))
@@ -90,8 +91,9 @@ def save(
 
 
 def _copy_processor(bundle, folder):
-    """The processor's files as the base has them."""
-    for name in PROCESSOR_FILES if bundle.directory else ():
+    """The processor's files as the base has them, and the family's own."""
+    own = families.family_of(bundle.model.family).files
+    for name in (*PROCESSOR_FILES, *own) if bundle.directory else ():
         if (bundle.directory / name).exists():
             shutil.copyfile(bundle.directory / name, folder / name)
 

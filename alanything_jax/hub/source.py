@@ -12,11 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data import fetch
-from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
 from alanything_jax.hub.load import Place, load, read_model, read_tokenizer
+from alanything_jax.hub.tiny import (
+    random_bundle,
+    text_config,
+    tiny_bundle,
+    tiny_tokenizer,
+)
 from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
@@ -156,21 +161,12 @@ def load_tokenizer(path: str) -> Any:
     Raises ValueError: it has none.
     """
     if path.startswith("tiny:"):
-        return byte_tokenizer()
+        return tiny_tokenizer(path.removeprefix("tiny:"))
     place = fetch.resolve(path)
     found = gguf_tokenizer(place) if place.suffix == ".gguf" else read_tokenizer(place)
     if found is None:
         raise ValueError(f"{path} has no tokenizer files; give a model that has.")
     return found
-
-
-def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
-    """A random two-layer model of a family, with a byte tokenizer; no network."""
-    tokenizer = byte_tokenizer()
-    # A multiple of 64, as real models have it: tensor parallelism divides it.
-    vocab = -(-len(tokenizer) // anything.MULTIPLE) * anything.MULTIPLE
-    config = _config(family, tokenizer, vocab, (64, 2, 4, 2), dtype)
-    return _random(config, tokenizer, f"tiny:{family}", seed, dtype)
 
 
 def playground_bundle(size: str, seed: int = 0, dtype: str = "float32") -> Bundle:
@@ -188,10 +184,10 @@ def playground_bundle(size: str, seed: int = 0, dtype: str = "float32") -> Bundl
     tokenizer = lexicon.tokenizer()
     coder = anything.make_coder(tokenizer, 0, lexicon.CODECS)
     shape = (int(width), int(layers), int(width) // 24, int(width) // 24)
-    config = _config("llama", tokenizer, anything.padded_vocab(coder), shape, dtype)
+    config = text_config("llama", tokenizer, anything.padded_vocab(coder), shape, dtype)
     # Sequences are short, and a table of its own for output learns faster (measured).
     config |= {"rope_theta": 500.0, "tie_word_embeddings": False}
-    bundle = _random(config, tokenizer, f"playground:{size}", seed, dtype, coder)
+    bundle = random_bundle(config, tokenizer, f"playground:{size}", seed, dtype, coder)
     return dataclasses.replace(bundle, params=_quiet(bundle.params, *shape[:2]))
 
 
@@ -206,49 +202,3 @@ def _quiet(tree, width, layers):
     return params.unflatten(
         {path: x * size if path.endswith(ends) else x for path, x in flat.items()}
     )
-
-
-def _random(config, tokenizer, source, seed, dtype, coder=None):
-    """A bundle of random parameters."""
-    cfg = families.family_of(config["model_type"]).config(config)
-    cfg = dataclasses.replace(cfg, grammar=coder.grammar if coder else None)
-    model = Model(config["model_type"], cfg)
-    return Bundle(
-        model=model,
-        params=params.init(model.specs(), jax.random.key(seed), jnp.dtype(dtype)),
-        tokenizer=tokenizer,
-        hf_config=config,
-        source=source,
-        coder=coder,
-    )
-
-
-def _config(family, tokenizer, vocab_size, shape, dtype):
-    """config.json of a small model; shape = width, layers, heads, key heads."""
-    width, layers, heads, kv_heads = shape
-    return {
-        "model_type": family,
-        "vocab_size": vocab_size,
-        "hidden_size": width,
-        "intermediate_size": width * 2,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": width // heads,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 1024,
-        "tie_word_embeddings": True,
-        "hidden_act": "silu",
-        "dtype": dtype,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    } | (_EXPERTS if family == "qwen3_moe" else {})
-
-
-_EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
-    "norm_topk_prob": True,
-}

@@ -104,7 +104,8 @@ def write_one(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """A single safetensors file."""
     from safetensors.numpy import save_file
 
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    # `ascontiguousarray` gives a scalar a dim.
+    arrays = {n: np.asarray(value, order="C") for n, value in tensors.items()}
     save_file(arrays, path, metadata={"format": "pt"})
 
 

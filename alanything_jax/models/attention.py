@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec
 
-from alanything_jax.models import blockwise, flash
+from alanything_jax.models import blockwise, flash, fused
 from alanything_jax.schema import Batch
 from alanything_jax.sharding.rules import Rules, axes_of
 
-BACKENDS = ("dense", "blockwise", "flash")
+BACKENDS = ("dense", "blockwise", "flash", "cudnn")
 
 
 @flax.struct.dataclass
@@ -82,6 +82,8 @@ def plan(rows: Rows, window: int | None, backend: str, block: int):
         return mask
     if backend == "blockwise":
         return blockwise.plan(mask, block)
+    if backend == "cudnn":
+        return fused.plan(mask)
     ids = jnp.stack([rows.group, rows.branch, rows.index, rows.span], axis=1)
     return flash.plan(ids, mask, window, block)
 
@@ -140,4 +142,6 @@ def _attend(q, k, v, planned):
         return flash.attend(q, k, v, planned)
     if isinstance(planned, blockwise.Plan):
         return blockwise.attend(q, k, v, planned)
+    if isinstance(planned, fused.Plan):
+        return fused.attend(q, k, v, planned)
     return dense(q, k, v, planned)

@@ -20,9 +20,14 @@ import jax.numpy as jnp
 def masked_logits(
     z: jax.Array, first: jax.Array, end: jax.Array, start: int = 0
 ) -> jax.Array:
-    """Logits [n, V] of ids start, start + 1, ...; -inf outside first .. end - 1, [n]."""
+    """Logits [n, V] of ids start, start + 1, ...; -inf outside first .. end - 1, [n].
+
+    A first past the end goes round: -inf on end .. first - 1.
+    """
     ids = start + jnp.arange(z.shape[-1])
-    return jnp.where((ids >= first[:, None]) & (ids < end[:, None]), z, -jnp.inf)
+    first, end = first[:, None], end[:, None]
+    low, high = ids >= first, ids < end
+    return jnp.where(jnp.where(first > end, low | high, low & high), z, -jnp.inf)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

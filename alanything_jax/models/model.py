@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +18,15 @@ from alanything_jax.schema import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What `hub.load` gives beside parameters; holds no arrays."""
+    """What `hub.load` gives beside parameters.
+
+    Attributes:
+      codes: the frozen codec of a family whose pictures are codes (`families.codes`).
+    """
 
     family: str
     config: DecoderConfig
+    codes: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def specs(self, score_head: bool = False) -> Tree:
         """Declaration of the parameters."""
@@ -40,7 +46,10 @@ class Model:
 
         Raises ValueError: an array this family does not know, or a shape that differs.
         """
-        return family_of(self.family).inputs(self.config, arrays)
+        family = family_of(self.family)
+        if family.codes is None:
+            return family.inputs(self.config, arrays)
+        return family.inputs(self.config, arrays, self.codes)
 
     def logits(self, params: Tree, inputs: Batch) -> jax.Array:
         """float32 [B, T, V] with the positions that transformers would use."""

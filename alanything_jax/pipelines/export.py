@@ -42,7 +42,7 @@ def export(
     notes = {
         "recipe": recipe.name,
         "algorithm": json.dumps(recipes.to_json(recipe.algorithm)),
-        "data": recipe.data.path,
+        "data": " + ".join(recipe.data.paths),
         "optimizer steps": restored.step,
     }
     return hub.save(restored.merged(), out, notes=notes)

@@ -85,6 +85,7 @@ def write_page(
         summary=_summary(report),
         nav=join(links),
         sections=join(body),
+        maker="alanything demo",
     )
     write_aside(Path(path), page.encode("ascii", "xmlcharrefreplace").decode())
 

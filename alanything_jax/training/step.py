@@ -7,6 +7,7 @@ such dicts, so that gradients, optimizer state and checkpoints are of the first 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.struct
@@ -50,6 +51,7 @@ class Compute:
         dealt to, so that one recipe suits slices of any size.
       remat: activations kept for the backward pass: all ("none"), matmuls, or none.
       attention: backend; block: its block length.
+      media_patches: of a row, for each encoder of media; 0 = as the data need.
       head_chunk, head_block: tokens, and ids of the vocabulary, scored at a time.
       mesh: devices per mesh axis, `axis=size`; empty = one device.
       rules: sharding preset.
@@ -58,8 +60,9 @@ class Compute:
     row_tokens: int = 1024
     rows_per_microbatch: int = 1
     remat: Literal["none", "dots", "full"] = "none"
-    attention: Literal["dense", "blockwise", "flash"] = "blockwise"
+    attention: Literal["dense", "blockwise", "flash", "cudnn"] = "blockwise"
     block: int = 128
+    media_patches: int = 0
     head_chunk: int = 512
     head_block: int = 2048
     mesh: tuple[str, ...] = ()
@@ -94,7 +97,17 @@ class Program:
 
 
 def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs:
-    """What one role reads of a microbatch, with `params` holding every role."""
+    """What one role reads of a microbatch, with `params` holding every role.
+
+    A mesh with Explicit axes has them Auto in here: the compiler says where a product or
+    gather of the model lies, the rules where activations and results do.
+    """
+    placed = rules.partition(("batch", "length"), rules.preset(program.compute.rules))
+    read = functools.partial(_read, program, role)
+    return jax.sharding.auto_axes(read, out_sharding=placed)(params, batch)
+
+
+def _read(program, role, params, batch):
     tree = unflatten(params)
     adapter = tree.get("lora") if role == program.trained else None
     live = role != program.trained and program.reference == "live"
@@ -195,9 +208,18 @@ def apply(
     transformation: optax.GradientTransformation, state: State, grads: Flat
 ) -> tuple[State, jax.Array]:
     """One optimizer step; also the gradients' norm before clipping."""
-    updates, optimizer = transformation.update(grads, state.optimizer, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
-    return State(state.step + 1, trainable, optimizer), global_norm(grads)
+
+    def update(state, grads):
+        updates, optimizer = transformation.update(
+            grads, state.optimizer, state.trainable
+        )
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, optimizer), global_norm(grads)
+
+    # Optimizers multiply matrices too: see `run_role`. All stays where it was.
+    kept = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, state)
+    placed = (kept, jax.sharding.PartitionSpec())
+    return jax.sharding.auto_axes(update, out_sharding=placed)(state, grads)
 
 
 def zero_carry(program, trainable, frozen, batch, fixed, counts):

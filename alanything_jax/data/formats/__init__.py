@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alanything_jax.data.formats import columns, hh_rlhf, label_studio, sharegpt, trl
+from alanything_jax.data.formats import (
+    align_anything,
+    columns,
+    hh_rlhf,
+    label_studio,
+    sharegpt,
+    trl,
+)
+from alanything_jax.data.formats.align_anything_columns import SUBSETS
 from alanything_jax.schema import Example
 
 Reader = Callable[[Mapping[str, Any], str], Example]
 
 FORMATS: Mapping[str, Reader] = {
+    "align_anything": align_anything.read,
     "hh_rlhf": hh_rlhf.read,
     "label_studio": label_studio.read,
     "sharegpt": sharegpt.read,
     "trl": trl.read,
 }
 _CLAIMS = {
+    "align_anything": align_anything.claims,
     "label_studio": label_studio.claims,
     "hh_rlhf": hh_rlhf.claims,
     "sharegpt": sharegpt.claims,
@@ -24,11 +35,22 @@ _CLAIMS = {
 }
 
 
-def reader(name: str, column_map: Sequence[str] = (), row: Any = None) -> Reader:
+def reader(
+    name: str, column_map: Sequence[str] = (), row: Any = None, subset: str = ""
+) -> Reader:
     """The reader of a format; "auto" looks at the first row.
+
+    `subset` names which of Align Anything's a row is of; by default its columns tell.
 
     Raises ValueError: an unknown name, or a row no format claims.
     """
+    if subset:
+        if name not in ("auto", "align_anything") or subset not in SUBSETS:
+            raise ValueError(
+                f"subset {subset!r} of format {name!r}: only align_anything has subsets, "
+                f"{[*SUBSETS]}."
+            )
+        return functools.partial(align_anything.read, subset=subset)
     if column_map:
         return columns.reader(column_map)
     if name == "auto":

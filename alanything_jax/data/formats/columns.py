@@ -17,6 +17,9 @@ KNOWN = (
     "messages",
     "score_chosen",
     "score_rejected",
+    "images",
+    "audios",
+    "videos",
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from alanything_jax.data.encode import BadRecord
-from alanything_jax.schema import Message, Part, Response
+from alanything_jax.schema import Example, Message, Part, Response
 
 
 def text(role: str, content: str) -> Message:
@@ -58,15 +61,56 @@ def parts(content: Any, field: str) -> tuple[Part, ...]:
         raise BadRecord(field, f"expected text or a list of parts, got {content!r:.60}")
     out = []
     for item in content:
-        kind = item.get("type")
+        kind = item.get("type") if isinstance(item, Mapping) else item
         if kind not in ("text", "image", "audio", "video"):
             raise BadRecord(field, f"part of unknown type {kind!r}")
-        value = item.get(kind, item.get("url"))
-        named = {"text": "text"}.get(
-            kind, "data" if isinstance(value, bytes) else "uri"
-        )
-        out.append(Part(kind, **{named: value}))
+        if kind == "text":
+            out.append(Part("text", text=item.get("text") or ""))
+            continue
+        value = item.get(kind) or item.get("url") or item.get("path")
+        # Without a value it is a placeholder for the next of the row's media.
+        out.append(Part(kind) if value is None else medium(kind, value, field))
     return tuple(out)
+
+
+def medium(kind: str, value: Any, field: str) -> Part:
+    """A media part from a path, bytes, samples, or a struct as Hugging Face stores it.
+
+    A struct is {"bytes", "path"} or {"array", "sampling_rate"}; what else is in it goes
+    to the part's `meta`, and so does a path beside bytes.
+
+    Raises BadRecord: none of these.
+    """
+    meta = dict(value) if isinstance(value, Mapping) else {}
+    raw, array = meta.pop("bytes", None), meta.pop("array", None)
+    meta = {name: held for name, held in meta.items() if held is not None}
+    if isinstance(value, bytes) or raw:
+        return Part(kind, data=raw or value, meta=meta)
+    if array is not None and "sampling_rate" in meta:
+        meta["rate"] = int(meta.pop("sampling_rate"))
+        return Part(kind, data=np.asarray(array, np.float32), meta=meta)
+    uri = value if isinstance(value, str) else meta.pop("path", None)
+    if not uri or not isinstance(uri, str):
+        raise BadRecord(
+            field,
+            f"expected a path, bytes, or a struct of bytes and path or of array and "
+            f"sampling_rate, got {value!r:.60}",
+        )
+    return Part(kind, uri=uri, meta=meta)
+
+
+def map_parts(example: Example, change: Callable[[Part], Sequence[Part]]) -> Example:
+    """The example with every part of prompt and responses replaced, in order."""
+
+    def messages(some):
+        return tuple(
+            dataclasses.replace(m, parts=tuple(q for p in m.parts for q in change(p)))
+            for m in some
+        )
+
+    prompt = messages(example.prompt)
+    responses = tuple(Response(messages(r.messages)) for r in example.responses)
+    return dataclasses.replace(example, prompt=prompt, responses=responses)
 
 
 def response(value: Any, field: str) -> Response:

@@ -21,8 +21,9 @@ from xml.etree import ElementTree
 
 from alanything_jax.data import feedback, media, store
 from alanything_jax.data.encode import BadRecord
+from alanything_jax.data.formats import common
 from alanything_jax.data.formats.label_studio import GRADES, SLOTS
-from alanything_jax.schema import Example, Message, Response
+from alanything_jax.schema import Example, Message
 
 # What a part is shown as. A GIF is a picture to Label Studio; its Video tag rejects it.
 _TAGS = {"text": "Text", "image": "Image", "audio": "Audio", "video": "Video"}
@@ -118,7 +119,7 @@ def task(
     kind = feedback.modality(example)
     if kind not in dimensions:
         raise BadRecord("responses", f"no dimensions for {kind}: {sorted(dimensions)}.")
-    kept = _with_parts(example, lambda part: _reference(part, prefix, files))
+    kept = common.map_parts(example, lambda part: [_reference(part, prefix, files)])
     flip = int(hashlib.sha256(f"{seed}:{example.id}".encode()).hexdigest(), 16) % 2
     order = (1, 0) if flip else (0, 1)
     data: dict[str, Any] = {}
@@ -134,19 +135,6 @@ def task(
         "example": store.to_json(kept),
     }
     return layout, {"data": data}
-
-
-def _with_parts(example, change):
-    """The example with every part of prompt and responses changed."""
-
-    def messages(some):
-        return tuple(
-            dataclasses.replace(m, parts=tuple(map(change, m.parts))) for m in some
-        )
-
-    prompt = messages(example.prompt)
-    responses = tuple(Response(messages(r.messages)) for r in example.responses)
-    return dataclasses.replace(example, prompt=prompt, responses=responses)
 
 
 def _reference(part, prefix, files):
@@ -174,7 +162,7 @@ def restore(example: Example, folder: Path, prefix: str = "media/") -> Example:
             raise BadRecord("uri", f"{part.uri}: no such file in {folder}.")
         return dataclasses.replace(part, data=place.read_bytes(), uri=None)
 
-    return _with_parts(example, load)
+    return common.map_parts(example, lambda part: [load(part)])
 
 
 def _shown(messages: Sequence[Message], slot: str, data: dict[str, Any]):

@@ -3,7 +3,9 @@
     {"conversations": [{"from": "human", "value": V}], "chosen": {"from": "gpt", ...},
      "rejected": {...}}                                   preference
     {"conversations": [{"from": "human", ...}, {"from": "gpt", ...}]}      SFT
-`system` may be a field, or the first turn.
+`system` may be a field, or the first turn. Media may stand in the columns `image(s)`,
+`audio(s)`, `video(s)`, with `<image>`, `<audio>`, `<video>` in the texts where they belong
+(LLaVA, LLaMA-Factory): see `media_columns`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alanything_jax.data.encode import BadRecord
-from alanything_jax.data.formats import common
+from alanything_jax.data.formats import common, media_columns
 from alanything_jax.schema import Example, Feedback, Response
 
 _ROLES = {
@@ -34,6 +36,10 @@ def claims(row: Mapping[str, Any]) -> bool:
 
 def read(row: Mapping[str, Any], id: str) -> Example:
     """One row. Raises BadRecord naming the field at fault."""
+    return media_columns.fill(_read(row, id), row)
+
+
+def _read(row, id):
     turns = common.need(row, "conversations")
     said = tuple(_turn(t, f"conversations[{n}]") for n, t in enumerate(turns))
     if row.get("system"):

@@ -6,7 +6,9 @@
     {"messages": [...]}                           SFT on a whole conversation
     {"prompt": P}                                 a prompt to be answered
 P, C, R are strings or lists of {"role", "content"}. `score_chosen - score_rejected`
-is the margin where both are there.
+is the margin where both are there. Media may stand in the columns `image(s)`, `audio(s)`,
+`video(s)`, and {"type": "image"}, or `<image>` in a text, where they belong: see
+`media_columns`. That is LLaMA-Factory's layout too, where it has `messages`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alanything_jax.data.encode import BadRecord
-from alanything_jax.data.formats import common
+from alanything_jax.data.formats import common, media_columns
 from alanything_jax.schema import Example, Feedback, Response
 
 
@@ -23,17 +25,25 @@ def claims(row: Mapping[str, Any]) -> bool:
     """Whether a row looks like one of these layouts."""
     pair, single = {"chosen", "rejected"} <= set(row), "completion" in row
     # With more in it, a row's answers would have names that nobody here knows.
-    alone = "prompt" in row and set(row) <= {"prompt", "id"}
+    alone = "prompt" in row and _bare(row)
     return pair or single or alone or isinstance(row.get("messages"), list)
 
 
 def read(row: Mapping[str, Any], id: str) -> Example:
     """One row. Raises BadRecord naming the field at fault."""
+    return media_columns.fill(_read(row, id), row, lead=True)
+
+
+def _bare(row):
+    return set(row) <= {"prompt", "id", *media_columns.KINDS}
+
+
+def _read(row, id):
     if "messages" in row:
         return _conversation(row, id)
     if "completion" in row:
         return _completion(row, id)
-    if set(row) <= {"prompt", "id"}:
+    if _bare(row):
         prompt = common.messages(common.need(row, "prompt"), "prompt", "user")
         return Example(id, prompt, extra=common.rest(row, {"prompt"}))
     return _pair(row, id)

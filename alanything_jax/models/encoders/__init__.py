@@ -19,8 +19,14 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-# Config class -> its module. Filled in by the modules that exist.
-ENCODERS: Mapping[type, types.ModuleType] = {}
+from alanything_jax.models.encoders import audio, qwen_vit, vit
+
+# Config class -> its module.
+ENCODERS: Mapping[type, types.ModuleType] = {
+    audio.AudioEncoder: audio,
+    qwen_vit.QwenVit: qwen_vit,
+    vit.ViT: vit,
+}
 
 
 def of(cfg: Any) -> types.ModuleType:

@@ -117,7 +117,10 @@ def from_json(
     value: Mapping[str, Any], params: Mapping[str, dict[str, np.ndarray]]
 ) -> Coder:
     """The coder that `to_json` pictured; `params` per kind, as the folder holds them."""
-    blocks = tuple(Block(**m["block"]) for m in value["modalities"])
+    blocks = tuple(
+        Block(**{k: tuple(v) if isinstance(v, list) else v for k, v in block.items()})
+        for block in (m["block"] for m in value["modalities"])
+    )
     return Coder(
         Grammar(value["text_size"], blocks),
         {m["block"]["kind"]: m["placeholder"] for m in value["modalities"]},

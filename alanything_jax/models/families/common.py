@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from alanything_jax.data import preprocess
-from alanything_jax.data.coder import Coder, Soft, copies
 from alanything_jax.models import inputs
 from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
-from alanything_jax.models.grammar import Grammar
 from alanything_jax.models.params import flatten
-from alanything_jax.schema import Batch, Medium
+from alanything_jax.schema import Batch
 
 
 def base_config(hf: Mapping[str, Any], **family: Any) -> DecoderConfig:
@@ -181,75 +177,29 @@ class Family:
         scalar head; "" = there is none, and a score head is a file of its own.
       config: parsed config.json -> our config.
       names: our config -> the names of its parameters on disk.
-      inputs: config and the arrays of the HF processor, under their names -> Batch.
+      inputs: config and the arrays of the HF processor, under their names -> Batch; of a
+        family with `codes`, those are its third argument.
       renames: (pattern, replacement) of `re.sub`, from other spellings on disk to `names`.
-      unused: pattern of tensors that are passed through.
-      coder: (tokenizer, config, config.json, processor's configs) -> Coder, which puts a
-        record's media into its tokens; None for text.
+      unused: pattern of tensors that are passed through. files: names of files, such as
+        what unused tensors need, that are, too; they are never read.
+      codes: (config.json, codec, its arrays) -> `families.codes.Codes`, where a codec's
+        tensors are in the checkpoint.
+      coder: (tokenizer, config, config.json, processor's configs, codes if any) -> Coder,
+        which puts a record's media into its tokens; None for text.
     """
 
     architecture: str
     config: Callable[[Mapping[str, Any]], DecoderConfig]
     classifier: str = ""
     names: Callable[[DecoderConfig], Names] = lambda cfg: text_names()
-    inputs: Callable[[DecoderConfig, Mapping[str, np.ndarray]], Batch] = inputs.text
+    inputs: Callable[..., Batch] = inputs.text
     renames: tuple[tuple[str, str], ...] = ()
     unused: str = ""
+    files: tuple[str, ...] = ()
+    codes: Callable[..., Any] | None = None
     coder: Callable[..., Any] | None = None
 
 
 def text_family(name: str, config: Callable[..., DecoderConfig]) -> Family:
     """A text family whose classes transformers calls `NameFor...`."""
     return Family(f"{name}ForCausalLM", config, f"{name}ForSequenceClassification")
-
-
-def media_settings(
-    processors: Mapping[str, Any], config: Mapping[str, Any]
-) -> dict[Any, Any]:
-    """Settings of `data.preprocess` by kind, of the files of a directory's processor
-    (`hub.load.processors`) and its config.json."""
-    given = {
-        **processors.get("preprocessor_config", {}),
-        **processors.get("processor_config", {}),
-    }
-    if processors.get("video_preprocessor_config"):
-        given["video_processor"] = processors["video_preprocessor_config"]
-    return preprocess.settings_from_hf(given, config)
-
-
-def soft_coder(
-    tokenizer: Any,
-    cfg: DecoderConfig,
-    settings: Mapping[str, Any],
-    tokens: Mapping[str, int],
-    *,
-    marks: Mapping[str, int] | None = None,
-    wraps: Mapping[str, Callable[[Medium], np.ndarray]] | None = None,
-    around: Mapping[str, int] | None = None,
-    two_way: bool = False,
-) -> Coder:
-    """The coder of a family that takes media through encoders.
-
-    Args:
-      settings: kind -> of `data.preprocess`. tokens: kind -> id of its placeholder.
-      marks, wraps, around: as in `data.coder.Soft`, of kinds that differ from "the
-        placeholder, once for each output".
-    """
-    marks = {**tokens, **(marks or {})}
-    soft = {
-        kind: Soft(
-            token,
-            functools.partial(preprocess.medium, settings[kind]),
-            (wraps or {}).get(kind, copies(token)),
-            marks[kind],
-            (around or {}).get(kind, 0),
-        )
-        for kind, token in tokens.items()
-    }
-    return Coder(
-        Grammar(cfg.vocab_size),
-        {kind: tokenizer.convert_ids_to_tokens(mark) for kind, mark in marks.items()},
-        soft=soft,
-        advance=cfg.mrope.advance if cfg.mrope else None,
-        two_way=two_way,
-    )

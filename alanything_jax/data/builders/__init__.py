@@ -1,0 +1,1 @@
+"""TFDS builders of public data sets, one file each."""

@@ -1,0 +1,35 @@
+"""Tiny models with a VQ codec of pictures, drawn anew."""
+
+import torch
+
+from tests.hub import pictures
+
+NET = {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1}
+CODES = 32
+TEXT = dict(
+    vocab_size=131,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    pad_token_id=0,
+)
+
+
+@torch.no_grad()
+def redraw(config, side, seed=0):
+    """`pictures.redraw`, with a codec whose codes differ: its table is latents of noise."""
+    model, seen = pictures.redraw(config, seed), []
+    codec, noise = model.model.vqmodel, torch.randn(8, 3, side, side)
+    for name, value in codec.named_buffers():
+        if "running" in name:
+            value.add_(0.3 * torch.rand_like(value))
+    codec.quantize.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    sizes = [[[side, side]] * 8] if config.model_type == "emu3" else []
+    codec.encode(noise, *sizes)
+    codec.quantize._forward_pre_hooks.clear()
+    latents = seen[0].movedim(-3, -1).flatten(0, -2)
+    codec.quantize.embedding.weight.copy_(latents[torch.randperm(len(latents))[:CODES]])
+    return model
