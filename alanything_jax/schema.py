@@ -127,6 +127,7 @@ class Medium:
       outputs: [s] int32, which of the encoder's outputs for these patches stand at the
         medium's s placeholders, in order.
       grid: [s, 3] int32, place (t, h, w) of each output; None where order is all there is.
+      times: of a video, the second that each temporal patch shows.
     """
 
     kind: Modality
@@ -134,6 +135,7 @@ class Medium:
     arrays: Mapping[str, np.ndarray]
     outputs: np.ndarray
     grid: np.ndarray | None = None
+    times: tuple[float, ...] = ()
 
 
 @flax.struct.dataclass

@@ -51,15 +51,13 @@ def build(folder: Path, num_long: int) -> None:
         return len(tokenizer(text)["input_ids"])
 
     chat = [row for row in rows if sum(map(size, row.values())) + 2 <= MAX_TOKENS]
-    _write(folder / "chat.jsonl", chat)
-    _write(folder / "few.jsonl", chat[:8])
-    _write(folder / "long.jsonl", _long(rows, tokenizer, num_long))
+    write(folder / "chat.jsonl", chat)
+    write(folder / "few.jsonl", chat[:8])
+    write(folder / "long.jsonl", _long(rows, tokenizer, num_long))
 
 
 def _model(folder, texts):
     """A BPE of 8,192 tokens learnt on the texts, and random weights."""
-    import torch
-    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -72,12 +70,20 @@ def _model(folder, texts):
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return save_model(folder, tokenizer, CONFIG)
+
+
+def save_model(folder, tokenizer, config, dtype="float32"):
+    """Random weights of a Llama, and its tokenizer, as both sides read them."""
+    import torch
+    import transformers
+
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
     )
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG))
-    model.save_pretrained(folder)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     fast.save_pretrained(folder)
     return fast
 
@@ -101,7 +107,8 @@ def _long(rows, tokenizer, count):
     return out
 
 
-def _write(path, rows):
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    """Rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -33,7 +34,9 @@ def recipe(folder: str, name: str, settings: dict) -> Experiment:
     return Experiment(
         name="benchmark",
         model=ModelSource(
-            path=f"{folder}/model", compute_dtype=settings.get("dtype", "float32")
+            path=f"{folder}/model",
+            param_dtype=settings.get("weights", "float32"),
+            compute_dtype=settings.get("dtype", "float32"),
         ),
         data=Data(path=f"{folder}/{name}.jsonl", chat=False, max_group_tokens=4096),
         algorithm=DPO(beta=0.1),
@@ -51,26 +54,33 @@ def recipe(folder: str, name: str, settings: dict) -> Experiment:
     )
 
 
-def timed_reference(spent: dict) -> None:
-    """Make the reference pass report its CPU seconds, after one batch has compiled it."""
+def timed_reference(spent: dict, clock: Callable[[], float]) -> None:
+    """Make the reference pass report its seconds, after one batch has compiled it."""
     plain = reference.compute
 
     def compute(forward, groups, layout, report):
         rows = packing.plan(groups[:1], layout, couples=False)[0]
         jax.block_until_ready(forward(packing.lay_out(groups[:1], rows, layout)))
-        begin = time.process_time()
+        begin = clock()
         out = plain(forward, groups, layout, report)
-        spent["reference"] = time.process_time() - begin
+        spent["reference"] = clock() - begin
         return out
 
     reference.compute = compute
 
 
 def run(folder: str, name: str, settings: dict) -> dict:
-    """One epoch, or `steps` steps; figures of training and of the reference pass."""
+    """One epoch, or `steps` steps; figures of training and of the reference pass.
+
+    Seconds are of the `clock` of `time` that the settings name.
+    """
+    device = jax.devices()[0]
+    if device.platform != settings.get("device", "cpu"):
+        sys.exit(f"JAX runs on {device.platform}: install 'jax[cuda13]' beside a card.")
+    clock = getattr(time, settings.get("clock", "process_time"))
     os.environ["ALANYTHING_CACHE"] = tempfile.mkdtemp(dir=folder)
     spent: dict[str, float] = {}
-    timed_reference(spent)
+    timed_reference(spent, clock)
     experiment = recipe(folder, name, settings)
     prepared = prepare(experiment, Path(folder) / "quarantine.jsonl", lambda line: None)
     groups = prepared.train.groups
@@ -84,20 +94,24 @@ def run(folder: str, name: str, settings: dict) -> dict:
         parts = compiled.compile_parts(prepared, transformation)
         for step in range(steps):
             if step == settings["warmup"]:
-                begin = time.process_time()
+                begin = clock()
             data = prepared.train[step]
             state, numbers = compiled.run_step(parts, prepared, state, data)
             logs.append(numbers)
             fill.append(data.fill)
             tokens += data.tokens * (step >= settings["warmup"])
     jax.block_until_ready(state)
-    cpu = time.process_time() - begin
+    spent["train"] = clock() - begin
+    # None but on a card.
+    memory = device.memory_stats() or {}
     scored = [sum(int(b.scored.sum()) for b in g.branches) for g in groups]
     return {
         "pairs": (steps - settings["warmup"]) * settings["groups"],
-        "train_cpu_s": cpu,
-        "reference_cpu_s_per_pair": spent["reference"] / len(groups),
+        "train_s": spent["train"],
+        "reference_s_per_pair": spent["reference"] / len(groups),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "card_peak_mib": memory.get("peak_bytes_in_use", 0) // 2**20,
+        "versions": {"jax": jax.__version__},
         "tokens": tokens,
         "tokens_per_pair": sum(map(packing.group_length, groups)) / len(groups),
         "scored_per_pair": sum(scored) / len(groups),

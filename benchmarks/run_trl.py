@@ -20,15 +20,16 @@ transformers.logging.set_verbosity_error()
 
 
 class Clock(transformers.TrainerCallback):
-    """CPU seconds between the end of the warm-up and the end of training."""
+    """Seconds between the end of the warm-up and the end of training."""
 
-    def __init__(self, warmup):
-        self.warmup, self.begin, self.steps, self.logs = warmup, None, 0, []
+    def __init__(self, warmup, now):
+        self.warmup, self.now = warmup, now
+        self.begin, self.steps, self.logs = None, 0, []
 
     def on_step_end(self, args, state, control, **_):
         if state.global_step == self.warmup:
-            self.begin = time.process_time()
-        self.end, self.steps = time.process_time(), state.global_step
+            self.begin = self.now()
+        self.end, self.steps = self.now(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs:
@@ -37,10 +38,23 @@ class Clock(transformers.TrainerCallback):
 
 def run(folder: str, name: str, settings: dict) -> dict:
     """One epoch, or `steps` steps; figures of training and of the reference pass."""
-    torch.set_num_threads(settings["threads"])
+    on_card = settings.get("device", "cpu") == "gpu"
+    if on_card and not torch.cuda.is_available():
+        sys.exit("torch sees no card: install a build of it with CUDA.")
+    if "threads" in settings:
+        torch.set_num_threads(settings["threads"])
+    seconds = getattr(time, settings.get("clock", "process_time"))
+
+    def now():
+        if on_card:
+            torch.cuda.synchronize()
+        return seconds()
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(f"{folder}/model")
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        f"{folder}/model", dtype=getattr(torch, settings.get("weights", "float32"))
+        f"{folder}/model",
+        dtype=getattr(torch, settings.get("weights", "float32")),
+        attn_implementation=settings.get("attention"),
     )
     rows = read(f"{folder}/{name}.jsonl")
     for row in rows:
@@ -57,16 +71,18 @@ def run(folder: str, name: str, settings: dict) -> dict:
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         bf16=settings["bf16"],
-        use_cpu=True,
+        use_cpu=not on_card,
+        use_liger_kernel=settings.get("liger", False),
+        torch_compile=settings.get("compile", False),
         precompute_ref_log_probs=cached,
         train_sampling_strategy="group_by_length" if settings["grouped"] else "random",
         length_column_name="length",
         remove_unused_columns=False,
         gradient_checkpointing=False,
         dataloader_num_workers=0,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=on_card,
         dataloader_drop_last=True,
-        max_length=MAX_TOKENS,
+        max_length=settings.get("max_length", MAX_TOKENS),
         beta=0.1,
         logging_steps=1,
         logging_first_step=True,
@@ -79,13 +95,13 @@ def run(folder: str, name: str, settings: dict) -> dict:
     plain = trl.DPOTrainer._precompute_ref_logps
 
     def timed(self, *some, **more):
-        begin = time.process_time()
+        begin = now()
         out = plain(self, *some, **more)
-        spent["reference"] += time.process_time() - begin
+        spent["reference"] += now() - begin
         return out
 
     trl.DPOTrainer._precompute_ref_logps = timed
-    clock = Clock(settings["warmup"])
+    clock = Clock(settings["warmup"], now)
     data = datasets.Dataset.from_list(rows)
     trainer = trl.DPOTrainer(
         model,
@@ -98,9 +114,11 @@ def run(folder: str, name: str, settings: dict) -> dict:
     pairs = (clock.steps - clock.warmup) * settings["groups"]
     return {
         "pairs": pairs,
-        "train_cpu_s": clock.end - clock.begin,
-        "reference_cpu_s_per_pair": spent["reference"] / len(rows),
+        "train_s": clock.end - clock.begin,
+        "reference_s_per_pair": spent["reference"] / len(rows),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "card_peak_mib": torch.cuda.max_memory_allocated() // 2**20 if on_card else 0,
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)},
         "losses": [log["loss"] for log in clock.logs],
         "logps": [(log["logps/chosen"], log["logps/rejected"]) for log in clock.logs],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import rich.progress
 import tyro
 
-from alanything_jax import generate
+from alanything_jax import generate, hub
 from alanything_jax.data import media, sources
 from alanything_jax.data.files import write_aside
 from alanything_jax.generation.generate import Answer
@@ -23,8 +24,11 @@ class Options:
 
     Attributes:
       model: Hugging Face directory, hub id or .gguf file.
-      prompt: a .json or .jsonl file of rows with a `prompt` (text or messages), or text.
+      prompt: a .json or .jsonl file of rows with a `prompt` (text or messages), or text. A
+        row with `"output": "image"` asks for one picture, such as
+        {"prompt": "a red kite", "output": "image"}; so with "audio" and "video".
       out: the rows with their `responses`, as .jsonl.
+      guidance: of pictures that Janus draws; 1 = none.
     """
 
     model: str
@@ -36,25 +40,14 @@ class Options:
     num_samples: int = 1
     batch_size: int = 8
     seed: int = 0
+    guidance: float = 5.0
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, generate, write."""
     options = tyro.cli(Options, prog="alanything generate", args=list(argv))
     rows = read_prompts(options.prompt)
-    bar = rich.progress.Progress(transient=True)
-    with bar:
-        task = bar.add_task("generating", total=len(rows))
-        answers = generate(
-            options.model,
-            [row["prompt"] for row in rows],
-            max_new_tokens=options.max_new_tokens,
-            sampling=Sampling(options.temperature, options.top_p),
-            num_samples=options.num_samples,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            on_batch=lambda done: bar.update(task, completed=done),
-        )
+    answers = answer(options, rows)
     folder = options.out.with_name(options.out.stem + "_media")
     lines = []
     for n, (row, some) in enumerate(zip(rows, answers, strict=True)):
@@ -69,6 +62,33 @@ def main(argv: Sequence[str]) -> int:
         f"next: alanything chat --model {options.model}"
     )
     return 0
+
+
+def answer(options: Options, rows: Sequence[dict]) -> list[list[Answer]]:
+    """Of every row its answers; rows that ask for the same medium are made together."""
+    bundle, out = hub.load(options.model), {}
+    with rich.progress.Progress(transient=True) as bar:
+        for output in sorted({row.get("output", "text") for row in rows}):
+            which = [n for n, r in enumerate(rows) if r.get("output", "text") == output]
+            task = bar.add_task(f"generating {output}", total=len(which))
+            some = generate(
+                bundle,
+                [rows[n]["prompt"] for n in which],
+                max_new_tokens=options.max_new_tokens,
+                sampling=Sampling(options.temperature, options.top_p),
+                num_samples=options.num_samples,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                output=output,
+                guidance=options.guidance,
+                on_batch=functools.partial(_advance, bar, task),
+            )
+            out |= zip(which, some, strict=True)
+    return [out[n] for n in range(len(rows))]
+
+
+def _advance(bar, task, done):
+    bar.update(task, completed=done)
 
 
 def as_row(answer: Answer, folder: Path, name: str) -> dict:

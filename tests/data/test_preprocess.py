@@ -238,7 +238,7 @@ def test_interpolated_positions():
     )
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2 / 3, 0.4, 2 / 24, 2 / 1.86])
+@pytest.mark.parametrize("seconds", [1.0, 2 / 3, 0.4, 2 / 24, 2 / 25, 2 / 1.86])
 def test_time_of_a_clip(seconds):
     grid, values = np.array([[60, 4, 6]]), np.zeros((60 * 24, 8), np.float32)
 

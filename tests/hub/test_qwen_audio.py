@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 import transformers
 
 from alanything_jax import hub
 from alanything_jax.hub import tensors as files
+from tests.hub.pictures import respell, theirs
 
 # Ids of placeholders, and of what opens and closes a medium.
 AUDIO, IMAGE, VIDEO = 90, 91, 92
@@ -33,13 +33,8 @@ ROPE = {
     "qwen2_audio": {"rope_theta": 1e4},
     "omni": {"rope_theta": 1e4, "mrope_section": [2, 3, 3]},
 }
-SOUND = dict(
-    num_mel_bins=8,
-    encoder_layers=2,
-    encoder_attention_heads=2,
-    encoder_ffn_dim=24,
-    d_model=16,
-)
+SOUND = dict(num_mel_bins=8, encoder_layers=2, d_model=16)
+SOUND |= dict(encoder_attention_heads=2, encoder_ffn_dim=24)
 VISION = dict(
     depth=2,
     hidden_size=16,
@@ -158,12 +153,6 @@ ROWS = {
 FRAMES = {"qwen2_audio": 40, "omni": None}
 
 
-def theirs(model, arrays):
-    with torch.no_grad():
-        out = model(**{n: torch.tensor(a) for n, a in arrays.items()})
-    return out.logits.numpy()
-
-
 def ours(bundle, arrays):
     inputs = bundle.model.inputs(**arrays)
     return np.asarray(jax.jit(bundle.model.logits)(bundle.params, inputs))
@@ -186,8 +175,8 @@ def test_logits_and_files_equal_transformers(name, tmp_path):
     model.save_pretrained(tmp_path / "hf")
     bundle = hub.load(tmp_path / "hf")
     arrays = arrays_of(ROWS[name], FRAMES[name])
-    assert gap(bundle, model, arrays) <= 1e-4
-    assert gap(bundle, model, arrays_of(([5], [9]))) <= 1e-4
+    assert gap(bundle, model, arrays) <= 1e-5
+    assert gap(bundle, model, arrays_of(([5], [9]))) <= 1e-5
 
     hub.save(bundle, tmp_path / "out")
     before, after = (files.locate(tmp_path / d) for d in ("hf", "out"))
@@ -247,23 +236,15 @@ def test_config_options(case, tmp_path):
     frames = 2 * sound.get("max_source_positions", 20) if name != "omni" else None
     bins = sound.get("num_mel_bins", 8)
     arrays = arrays_of(ROWS[name], frames, bins, seconds=0.7, left=True)
-    assert gap(bundle, model, arrays) <= 1e-4
+    assert gap(bundle, model, arrays) <= 1e-5
 
 
 def test_a_full_checkpoint_keeps_what_speaks(tmp_path):
     """Of Qwen2_5OmniForConditionalGeneration the thinker alone is read."""
     talker = {**TEXT, "vocab_size": 60, "embedding_size": 32, "head_dim": 16}
-    dit = dict(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        head_dim=8,
-        block_size=4,
-        enc_channels=[8, 8, 8, 8, 24],
-        enc_attention_channels=4,
-        enc_res2net_scale=2,
-        enc_se_channels=4,
-    )
+    dit = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8)
+    dit |= dict(block_size=4, enc_channels=[8, 8, 8, 8, 24], enc_attention_channels=4)
+    dit |= dict(enc_res2net_scale=2, enc_se_channels=4)
     vocoder = dict(
         upsample_initial_channel=64,
         resblock_kernel_sizes=[3],
@@ -282,7 +263,7 @@ def test_a_full_checkpoint_keeps_what_speaks(tmp_path):
     torch.save({}, tmp_path / "hf" / "spk_dict.pt")
     bundle = hub.load(tmp_path / "hf")
     arrays = arrays_of(ROWS["omni"])
-    assert gap(bundle, model.thinker, arrays) <= 1e-4
+    assert gap(bundle, model.thinker, arrays) <= 1e-5
 
     params = jax.tree.map(lambda x: x + 1e-3, bundle.params)
     hub.save(dataclasses.replace(bundle, params=params), tmp_path / "out")
@@ -293,17 +274,7 @@ def test_a_full_checkpoint_keeps_what_speaks(tmp_path):
         ours = key.startswith("thinker.") and "bos_eos" not in key
         assert (old.tobytes() == new.tobytes()) != ours, key
     again = kind.from_pretrained(tmp_path / "out").eval()
-    assert gap(hub.load(tmp_path / "out"), again.thinker, arrays) <= 1e-4
-
-
-def respell(folder, config, rename):
-    """Rewrite a directory's config.json and the names of its tensors."""
-    path = folder / "config.json"
-    path.write_text(json.dumps(config(json.loads(path.read_text()))))
-    arrays = safetensors.numpy.load_file(folder / files.SINGLE)
-    arrays = {rename(name): value for name, value in arrays.items()}
-    safetensors.numpy.save_file(arrays, folder / files.SINGLE, {"format": "pt"})
-    return arrays
+    assert gap(hub.load(tmp_path / "out"), again.thinker, arrays) <= 1e-5
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -338,12 +309,13 @@ def test_other_spellings(name, tmp_path):
         old = next(n for n in memory if tensor.startswith(n))
         return memory[old] + tensor.removeprefix(old)
 
-    renamed = respell(tmp_path / "hf", config, rename)
+    respell(tmp_path / "hf", config, rename)
     bundle = hub.load(tmp_path / "hf")
     arrays = arrays_of(ROWS[name], FRAMES[name])
-    assert gap(bundle, model, arrays) <= 1e-4
+    assert gap(bundle, model, arrays) <= 1e-5
     hub.save(bundle, tmp_path / "out")
-    assert files.locate(tmp_path / "out").keys() == renamed.keys()
+    names = [files.locate(tmp_path / d).keys() for d in ("hf", "out")]
+    assert names[0] == names[1] and "lm_head.weight" in names[0]
     again = reloaded(name, tmp_path / "out")
     np.testing.assert_array_equal(theirs(again, arrays), theirs(model, arrays))
 
@@ -416,8 +388,6 @@ def test_arrays_that_do_not_fit(tmp_path):
         inputs(**arrays, use_audio_in_video=True)
     with pytest.raises(ValueError, match="without video_second_per_grid"):
         inputs(**without(arrays, "video_second_per_grid"))
-    with pytest.raises(ValueError, match="pixel_values and image_grid_thw together"):
-        inputs(**without(arrays, "image_grid_thw"))
     config = json.loads((tmp_path / "omni" / "config.json").read_text())
     config["audio_config"]["n_window"] = 5
     (tmp_path / "omni" / "config.json").write_text(json.dumps(config))

@@ -1,7 +1,9 @@
 """Tiny models with a VQ codec of pictures, drawn anew."""
 
 import torch
+import transformers
 
+from alanything_jax.data.byte_tokenizer import CHATML, byte_tokenizer
 from tests.hub import pictures
 
 NET = {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1}
@@ -33,3 +35,17 @@ def redraw(config, side, seed=0):
     latents = seen[0].movedim(-3, -1).flatten(0, -2)
     codec.quantize.embedding.weight.copy_(latents[torch.randperm(len(latents))[:CODES]])
     return model
+
+
+def tokenizer(words, template=CHATML, **special):
+    """Bytes, then `words`; `special` names tokens among them, such as boi_token."""
+    plain = byte_tokenizer()
+    plain.add_tokens(words, special_tokens=True)
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    own = {n: w for n, w in special.items() if n != "bos_token"}
+    named |= {n: w for n, w in special.items() if n == "bos_token"}
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain._tokenizer, extra_special_tokens=own, **named
+    )
+    made.chat_template = template
+    return made

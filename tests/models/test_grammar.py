@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from alanything_jax.models import grammar
 from alanything_jax.models.grammar import Block, Grammar
+from alanything_jax.models.logps import masked_logits
 
 # Text is 0 .. 9. Images are two codes of 10 .. 13; tunes one to three codes of 14 .. 18
 # and the stop code 19; clips one or two frames of two codes of 20, 21, and the stop 22.
@@ -137,3 +138,48 @@ def test_rows_are_independent():
 def test_a_grammar_is_hashable_so_jit_may_hold_it():
     again = Grammar(10, tuple(dataclasses.replace(b) for b in G.blocks))
     assert hash(G) == hash(again) and again == G
+
+
+# Text is all ids but 4 .. 7. A picture: 1, two rows of two codes and 2, then 9 and 8.
+ROWS = Block("image", 3, 4, 4, 4, before=(1,), after=(9, 8), row=2, row_end=2)
+ROUND = Grammar(12, (ROWS,))
+
+
+def test_forced_ids_and_text_round_the_codes_by_hand():
+    assert ROWS.template.tolist() == [1, -1, -1, 2, -1, -1, 2, 9, 8] and ROWS.total == 9
+    assert ROUND.ranges == ((8, 4), (4, 8), (4, 8)) and ROUND.vocab_size == 12
+    tokens = [11, 3, 1, 4, 7, 2, 6, 6, 2, 9, 8, 0]
+    stream, forced = ROUND.streams(np.array(tokens, np.int32))
+    assert stream.tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0]
+    assert np.flatnonzero(forced).tolist() == [2, 5, 8, 9, 10]
+    for wrong in ([5], tokens[:-2], [3, 1, 4, 4, 4], [3, 4, 4, 4, 4]):
+        with pytest.raises(ValueError, match="media code 5 stands|an image block has"):
+            ROUND.streams(np.array(wrong, np.int32))
+    with pytest.raises(ValueError, match="behind the text"):
+        Grammar(12, (ROWS, dataclasses.replace(AUDIO, start=12)))
+    with pytest.raises(ValueError, match="whole number of rows of 3"):
+        dataclasses.replace(ROWS, row=3)
+    with pytest.raises(ValueError, match="no other ids"):
+        dataclasses.replace(AUDIO, after=(1,))
+
+
+def test_the_sampler_is_led_through_forced_ids():
+    state, seen = grammar.after(ROUND, jnp.array([3, 11])), []
+    for token in (1, 5, 6, 2, 4, 4, 2, 9, 8):
+        low, high = grammar.allowed(ROUND, state)
+        seen.append((int(low[0]), int(high[0])))
+        assert (int(low[1]), int(high[1])) == (8, 4)
+        state = grammar.advance(ROUND, state, jnp.array([token, 0]))
+    codes = (4, 8)
+    ends = [(2, 3), codes, codes, (2, 3), (9, 10), (8, 9)]
+    assert seen == [(1, 2), codes, codes, *ends]
+    assert state.inside.tolist() == [0, 0] and state.count.tolist() == [0, 0]
+
+
+def test_logits_outside_a_range_that_goes_round():
+    z = jnp.zeros((2, 5))
+    kept = masked_logits(z, jnp.array([8, 5]), jnp.array([4, 8]), start=3) == 0
+    assert kept.tolist() == [
+        [True, False, False, False, False],
+        [False, False, True] + [True] * 2,
+    ]

@@ -1,5 +1,6 @@
 """Media in packed rows: every family's packed groups give what each gives alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -62,15 +63,13 @@ def logps(config, params, batch):
     return heads.token_logps(params, config, hidden, batch, chunk=16)
 
 
-def per_branch(bundle, groups, rows, row_tokens):
-    config = bundle.model.config
-    compute = Compute(row_tokens=row_tokens)
-    media = media_plans(groups, compute, config)
-    layout = packing.Layout(rows, row_tokens, len(groups), 3, media=media)
+def per_branch(bundle, groups, media):
+    """(group, branch) -> log-probs of its tokens, packed into two rows a microbatch."""
+    layout = packing.Layout(2, 512, 8, 3, media=media)
     found = {}
     for some in packing.plan(groups, layout, couples=True):
         batch = packing.lay_out(groups, some, layout)
-        values = np.asarray(logps(config, bundle.params, batch))
+        values = np.asarray(logps(bundle.model.config, bundle.params, batch))
         found |= packing.take(groups, some, values)
     return found
 
@@ -78,30 +77,20 @@ def per_branch(bundle, groups, rows, row_tokens):
 @pytest.mark.parametrize("family", MEDIA)
 def test_packed_equals_alone(family):
     bundle = tiny_bundle(family)
-    limits = Limits(512, 512, 512)
-    groups = [
-        encode(e, bundle.tokenizer, limits, bundle.coder)
-        for e in examples(MEDIA[family][1])
-    ]
-    packed = per_branch(bundle, groups, 2, 512)
+    kinds = MEDIA[family][1]
+
+    def encoded(example):
+        return encode(example, bundle.tokenizer, Limits(512, 512, 512), bundle.coder)
+
+    groups = [encoded(e) for e in examples(kinds)]
+    media = media_plans(groups, Compute(row_tokens=512), bundle.model.config)
+    packed = per_branch(bundle, groups, media)
     for g, group in enumerate(groups):
         for b, branch in enumerate(group.branches):
-            one = [
-                type(group)(
-                    group.id,
-                    group.prompt,
-                    (branch,),
-                    prompt_soft=group.prompt_soft,
-                )
-            ]
-            (alone,) = per_branch(bundle, one, 1, 512).values()
+            one = dataclasses.replace(group, branches=(branch,))
+            alone = per_branch(bundle, [one], media)[0, 0]
             np.testing.assert_allclose(packed[g, b], alone, atol=2e-5)
             assert np.all(alone[branch.scored] < 0)
-    assert not np.allclose(packed[0, 0][:3], per_branch_without(bundle, groups)[:3])
-
-
-def per_branch_without(bundle, groups):
-    """The first answer's log-probs where its prompt shows another medium."""
-    other = examples(MEDIA[bundle.model.family][1], seed=1)[0]
-    group = encode(other, bundle.tokenizer, Limits(512, 512, 512), bundle.coder)
-    return per_branch(bundle, [group], 1, 512)[0, 0]
+    # The same words after another medium have other log-probs.
+    other = per_branch(bundle, [encoded(examples(kinds, seed=1)[0])], media)[0, 0]
+    assert np.abs(packed[0, 0] - other).max() > 1e-3

@@ -9,6 +9,7 @@ from typing import Any
 from alanything_jax.data.formats import (
     align_anything,
     columns,
+    easy_vqa,
     hh_rlhf,
     label_studio,
     sharegpt,
@@ -21,12 +22,15 @@ Reader = Callable[[Mapping[str, Any], str], Example]
 
 FORMATS: Mapping[str, Reader] = {
     "align_anything": align_anything.read,
+    "easy_vqa": easy_vqa.read,
     "hh_rlhf": hh_rlhf.read,
     "label_studio": label_studio.read,
     "sharegpt": sharegpt.read,
     "trl": trl.read,
 }
 _CLAIMS = {
+    # The only rows that are lists.
+    "easy_vqa": easy_vqa.claims,
     "align_anything": align_anything.claims,
     "label_studio": label_studio.claims,
     "hh_rlhf": hh_rlhf.claims,

@@ -73,7 +73,11 @@ def medium(
     frames = video.pad_frames(images.normalise(frames, settings.look), temporal)
     values = images.patchify(frames, settings.patch_size, settings.merge_size, temporal)
     grid = [len(frames) // temporal, *(side // settings.patch_size for side in size)]
-    return mediums_of_grid(settings, values, np.array([grid]), kind, seconds)[0]
+    made = mediums_of_grid(settings, values, np.array([grid]), kind, seconds)[0]
+    if kind == "image":
+        return made
+    times = video.seconds(kept, video.known(fps), temporal) if fps else ()
+    return dataclasses.replace(made, times=tuple(times))
 
 
 def mediums_of_grid(

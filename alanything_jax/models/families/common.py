@@ -184,6 +184,7 @@ class Family:
         what unused tensors need, that are, too; they are never read.
       codes: (config.json, codec, its arrays) -> `families.codes.Codes`, where a codec's
         tensors are in the checkpoint.
+      drawing: tensors that are passed through -> what draws pictures by a head of its own.
       coder: (tokenizer, config, config.json, processor's configs, codes if any) -> Coder,
         which puts a record's media into its tokens; None for text.
     """
@@ -197,6 +198,7 @@ class Family:
     unused: str = ""
     files: tuple[str, ...] = ()
     codes: Callable[..., Any] | None = None
+    drawing: Callable[..., dict[str, Any]] | None = None
     coder: Callable[..., Any] | None = None
 
 

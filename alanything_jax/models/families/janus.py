@@ -169,5 +169,6 @@ FAMILY = Family(
     inputs=inputs_of,
     unused=rf"model\.(vqmodel|generation_({'|'.join(_DRAWING)}))\.",
     codes=lambda hf, codec, params: Codes(codec, params),
+    drawing=drawing,
     coder=coder,
 )

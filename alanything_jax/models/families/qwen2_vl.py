@@ -46,5 +46,6 @@ FAMILY = Family(
     config_from_hf,
     names=names,
     inputs=qwen_vl.batch,
+    coder=qwen_vl.coder,
     renames=RENAMES,
 )

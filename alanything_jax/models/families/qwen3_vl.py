@@ -60,4 +60,5 @@ FAMILY = Family(
     config_from_hf,
     names=names,
     inputs=functools.partial(qwen_vl.batch, by_frame=True),
+    coder=functools.partial(qwen_vl.coder, by_frame=True),
 )

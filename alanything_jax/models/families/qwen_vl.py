@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from alanything_jax.data.coder import Coder
 from alanything_jax.data.preprocess import GridVision, mediums_of_grid
 from alanything_jax.models import inputs
 from alanything_jax.models.config import DecoderConfig, MRope
 from alanything_jax.models.encoders.qwen_vit import QwenVit
 from alanything_jax.models.families.common import Names
+from alanything_jax.models.families.frontend import (
+    Configs,
+    media_settings,
+    soft_coder,
+)
 from alanything_jax.models.families.towers import activation
 from alanything_jax.schema import Batch, Medium
 
@@ -171,3 +177,38 @@ def vision_names(
         f"encoders/{vit.name}/{path}": (f"{prefix}{name}", *more)
         for path, (name, *more) in out.items()
     }
+
+
+def coder(
+    tokenizer: Any,
+    cfg: DecoderConfig,
+    hf: Mapping[str, Any],
+    configs: Configs,
+    by_frame: bool = False,
+) -> Coder:
+    """`Family.coder`; `by_frame`: as in `batch`."""
+    vit = cfg.encoders[0]
+    tokens = {"image": vit.image_token, "video": vit.video_token}
+    settings = media_settings(configs, hf)
+    if not by_frame:
+        return soft_coder(tokenizer, cfg, settings, tokens)
+    start, end, pad = tokenizer.convert_ids_to_tokens(
+        [
+            hf.get("vision_start_token_id", 151652),
+            hf.get("vision_end_token_id", 151653),
+            vit.video_token,
+        ]
+    )
+
+    def said(token, video):
+        frame = f"{start}{token * (len(video.outputs) // len(video.times))}{end}"
+        return "".join(f"<{time:.1f} seconds>{frame}" for time in video.times)
+
+    return soft_coder(
+        tokenizer,
+        cfg,
+        settings,
+        tokens,
+        {"video": f"{start}{pad}{end}"},
+        {"video": said},
+    )

@@ -1,0 +1,36 @@
+"""SFT of a small vision-language model from nothing on easy-VQA's real pictures, on a CPU.
+
+alanything train configs/vqa_easy.py
+"""
+
+from pathlib import Path
+
+from alanything_jax.algorithms.sft import SFT
+from alanything_jax.data.groups import Data
+from alanything_jax.experiment import Experiment, Train
+from alanything_jax.hub.source import ModelSource
+from alanything_jax.training.optimizer import Optimizer
+from alanything_jax.training.step import Compute
+
+HERE = Path(__file__).parent / "models" / "easy_vqa"
+
+
+def config() -> Experiment:
+    """A tower of 16 patches before a decoder of one token a word, both drawn at random."""
+    return Experiment(
+        name="vqa_easy",
+        model=ModelSource(path=f"random:{HERE}", vision="clip:64/16/128x4"),
+        data=Data(
+            path="pypi:easy-vqa==1.0/easy_vqa/data//train/questions.json",
+            sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+            format="easy_vqa",
+            heldout_groups=512,
+            max_group_tokens=64,
+        ),
+        algorithm=SFT(),
+        optimizer=Optimizer(
+            learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, b2=0.98
+        ),
+        train=Train(steps=1500, groups_per_step=64, checkpoint_every=250),
+        compute=Compute(row_tokens=64, rows_per_microbatch=64, attention="dense"),
+    )
