@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 
 
 def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
-    """Train a recipe; see `training.loop.train`, and `training.codec` for codecs."""
-    from alanything_jax.training import codec, loop
+    """Train a recipe; see `training.loop.train`, and `pipelines.codec` for codecs."""
+    from alanything_jax.pipelines import codec
+    from alanything_jax.training import loop
 
     if isinstance(experiment, codec.CodecRecipe):
         return codec.train_codec(experiment, run_dir, say)
@@ -22,15 +23,24 @@ def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
 def evaluate(recipe: Any, run_dir: Any = None, say: Any = print) -> dict[str, Any]:
     """What a recipe measures: a run's held-out accuracy, a benchmark, an arena.
 
-    See `pipelines.evaluate`, `eval_anything`, `eval_playground`, `arena` and `study`.
+    See `pipelines.evaluate`, `eval_answers`, `eval_anything`, `eval_playground`, `arena`
+    and `study`.
     """
-    from alanything_jax.pipelines import arena, eval_anything, eval_playground, study
+    from alanything_jax.pipelines import (
+        arena,
+        eval_answers,
+        eval_anything,
+        eval_playground,
+        study,
+    )
     from alanything_jax.pipelines import evaluate as pipeline
 
     if isinstance(recipe, arena.Arena):
         return arena.arena(recipe, run_dir, say)
     if isinstance(recipe, eval_playground.PlaygroundEval):
         return eval_playground.evaluate_playground(recipe, run_dir, say)
+    if isinstance(recipe, eval_answers.AnswerEval):
+        return eval_answers.evaluate_answers(recipe, run_dir, say)
     if isinstance(recipe, study.Study):
         return study.study(recipe, run_dir, say)
     if isinstance(recipe, eval_anything.AMU):

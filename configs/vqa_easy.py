@@ -29,8 +29,13 @@ def config() -> Experiment:
         ),
         algorithm=SFT(),
         optimizer=Optimizer(
-            learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, b2=0.98
+            "muon", learning_rate=2e-3, warmup_steps=30, weight_decay=0.05, b2=0.98
         ),
-        train=Train(steps=1500, groups_per_step=64, checkpoint_every=250),
-        compute=Compute(row_tokens=64, rows_per_microbatch=64, attention="dense"),
+        train=Train(steps=1000, groups_per_step=64, checkpoint_every=250),
+        compute=Compute(
+            row_tokens=128,
+            rows_per_microbatch=17,
+            attention="dense",
+            media_patches=72,
+        ),
     )

@@ -21,3 +21,16 @@ def test_a_reward_model_of_any_mixture_trains(tmp_path):
     argv = ["train", str(ROOT / "reward_playground.py"), "--tiny"]
     assert main([*argv, "--train.steps", "2", "--run-dir", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.parametrize("name", ["vqa_easy.py", "vqa_easy_dpo.py"])
+def test_a_model_with_a_tower_trains(name, tmp_path):
+    argv = ["train", str(ROOT / name), "--tiny", "--run-dir", str(tmp_path / "run")]
+    assert main([*argv, "--train.steps", "2"]) == 0
+    assert (tmp_path / "run" / "metrics.jsonl").is_file()
+
+
+def test_answers_are_evaluated(tmp_path):
+    argv = ["evaluate", str(ROOT / "vqa_easy_eval.py"), "--tiny"]
+    assert main([*argv, "--run-dir", str(tmp_path)]) == 0
+    assert (tmp_path / "report.json").is_file()

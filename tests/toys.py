@@ -50,7 +50,15 @@ def group(rng, name, prompt=5, sizes=(4, 6), margin=0.5, gaps=False):
         return Branch(rng.integers(0, CONFIG.vocab_size, size).astype(np.int32), scored)
 
     tokens = rng.integers(0, CONFIG.vocab_size, prompt).astype(np.int32)
-    numbers = {"margin": np.float32(margin)}
+    good, order = (
+        tokens[0] % 2 + np.arange(len(sizes)),
+        tokens[0] + np.arange(len(sizes)),
+    )
+    numbers = {
+        "margin": np.float32(margin),
+        "label": (good % 2).astype(np.float32),
+        "rating": (order * 3 % 7).astype(np.float32),
+    }
     return EncodedGroup(str(name), tokens, tuple(map(branch, sizes)), numbers)
 
 

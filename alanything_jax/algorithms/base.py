@@ -17,6 +17,10 @@ from alanything_jax.schema import Batch
 
 Reads = Literal["logps", "scores"]
 
+# The trained role as the step finds it, without gradient: for `annotate`, where a
+# statistic of the step is of the policy itself. It costs one more forward pass.
+CURRENT = "current"
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -36,7 +40,8 @@ class Algorithm(Protocol):
     """The contract every algorithm file keeps.
 
     Attributes:
-      roles: role name -> what the loss reads of it. `reference` is never trained.
+      roles: role name -> what the loss reads of it. `reference` is never trained;
+        see `CURRENT`.
       trains: the roles with gradients.
       couples: whether the loss of one response needs its group's others, so that a
         group must stay inside one microbatch.

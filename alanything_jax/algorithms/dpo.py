@@ -6,10 +6,11 @@ Rafailov et al. 2023 (arXiv:2305.18290), equation 7:
     L = - log sigmoid(beta * h)
 
 The policy should raise the chosen answer above the rejected one by more than the
-reference does. Log-probabilities are sums over a response's tokens. A link turns h into
-a loss per pair; label smoothing e mixes in the flipped pair: (1-e) link(h) + e link(-h).
-A second term may hold the chosen answers up, which h alone does not: the negative
-log-likelihood of their tokens (RPO, arXiv:2404.19733).
+reference does. Log-probabilities are sums over a response's tokens. A link (`links.py`)
+turns the two differences into a loss per pair; several links may be summed. A second term
+may hold the chosen answers up, which h alone does not: the negative log-likelihood of
+their tokens (RPO, arXiv:2404.19733). MPO (arXiv:2411.10442) is
+`DPO(link=((0.8, dpo.sigmoid), (0.2, dpo.bco_pair)), nll_weight=1.0)`.
 """
 
 from __future__ import annotations
@@ -21,25 +22,23 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.algorithms.links import (  # noqa: F401
+    apo_down,
+    apo_zero,
+    bco_pair,
+    discopop,
+    exo,
+    hinge,
+    ipo,
+    nca,
+    robust,
+    sigmoid,
+    sppo,
+)
 from alanything_jax.ops import masked
 
-
-def sigmoid(h: jax.Array, beta: float) -> jax.Array:
-    """DPO's own link, `-log sigmoid(beta h)`."""
-    return -jax.nn.log_sigmoid(beta * h)
-
-
-def hinge(h: jax.Array, beta: float) -> jax.Array:
-    """SLiC-HF's margin (Zhao et al. 2023, arXiv:2305.10425): `max(0, 1 - beta h)`."""
-    return jax.nn.relu(1.0 - beta * h)
-
-
-def ipo(h: jax.Array, beta: float) -> jax.Array:
-    """IPO (Azar et al. 2023, arXiv:2310.12036, eq. 17): `(h - 1/(2 beta))^2`.
-
-    h is of summed log-probabilities as in the paper; TRL averages over tokens.
-    """
-    return jnp.square(h - 1.0 / (2.0 * beta))
+# chosen and rejected log-ratio, beta, label smoothing -> loss of a pair
+Link = Callable[[jax.Array, jax.Array, float, float], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +47,24 @@ class DPO:
 
     Attributes:
       beta: strength of the pull to the reference; IPO's tau.
-      link: loss of one pair as a function of h and beta.
+      link: a `Link`, or several as (weight, link) pairs.
       label_smoothing: assumed share of flipped labels (cDPO), in [0, 0.5).
       nll_weight: weight of the chosen answers' negative log-likelihood per token.
+      length_normalised: log-ratios are means over tokens instead of sums.
+      tail_discount: 1 - alpha of LD-DPO (Liu et al. 2024, arXiv:2409.06411): by how much
+        less the tokens count that lie beyond the length which a group's responses share.
+      on_policy_weights: weigh a pair by how likely the policy is to say both (WPO, Zhou
+        et al. 2024, arXiv:2406.11827): each answer's mean probability, geometric, without
+        the paper's optional alignment by sum_v p(v)^2, which TRL always applies.
     """
 
     beta: float = 0.1
-    link: Callable[[jax.Array, float], jax.Array] = sigmoid
+    link: Link | tuple[tuple[float, Link], ...] = sigmoid
     label_smoothing: float = 0.0
     nll_weight: float = 0.0
+    length_normalised: bool = False
+    tail_discount: float = 0.0
+    on_policy_weights: bool = False
 
     roles: ClassVar = {"policy": "logps", "reference": "logps"}
     trains: ClassVar = ("policy",)
@@ -72,34 +80,42 @@ class DPO:
             )
 
     def annotate(self, batches, outputs):
-        """The reference's summed log-probabilities, [M, R]."""
-        sums = jax.vmap(masked.response_sum)(outputs["reference"].logps, batches)
-        return {"reference_sum": sums}
+        """The reference's log-probability of every response, [M, R]."""
+        logps = outputs["reference"].logps
+        return {"reference_sum": jax.vmap(self._of_responses)(logps, batches)}
+
+    def _of_responses(self, logps, batch):
+        """[B, T] -> [R]: sums or means over tokens, those of the tail counting less."""
+        if self.tail_discount:
+            sizes = masked.by_group(masked.lengths(batch), batch.table)
+            sizes = jnp.where(batch.table >= 0, sizes, jnp.inf)
+            shared = jnp.repeat(jnp.min(sizes, axis=1), batch.table.shape[1])
+            tail = masked.places(batch) >= shared[jnp.maximum(batch.response, 0)]
+            logps = jnp.where(tail, (1.0 - self.tail_discount) * logps, logps)
+        sums = masked.response_sum(logps, batch)
+        return sums / masked.lengths(batch) if self.length_normalised else sums
 
     def loss(self, batch, outputs):
         """Term `dpo` per pair, `nll` per token; rewards are beta * (log p - log p_ref)."""
-        sums = masked.response_sum(outputs["policy"].logps, batch)
+        logps = outputs["policy"].logps
+        sums = self._of_responses(logps, batch)
         ratio = sums - batch.numbers["reference_sum"]
         chosen, rejected, mask = masked.pairs(ratio, batch.table)
-        h = chosen - rejected
-        smooth = self.label_smoothing
-        losses = (1 - smooth) * self.link(h, self.beta) + smooth * self.link(
-            -h, self.beta
+        links = ((1.0, self.link),) if callable(self.link) else self.link
+        losses = sum(
+            weight * link(chosen, rejected, self.beta, self.label_smoothing)
+            for weight, link in links
         )
-        total, count = masked.mean(losses, mask)
+        if self.on_policy_weights:
+            mean = masked.response_sum(logps, batch) / masked.lengths(batch)
+            of_w, of_l, _ = masked.pairs(jax.lax.stop_gradient(mean), batch.table)
+            losses = losses * jnp.exp(of_w + of_l)
+        terms = {"dpo": masked.Term(1.0, *masked.mean(losses, mask))}
+        if self.nll_weight:
+            nll = masked.chosen_nll(logps, batch)
+            terms["nll"] = masked.Term(self.nll_weight, *nll)
         logp_w, logp_l, _ = masked.pairs(sums, batch.table)
-        metrics = {
-            "reward_accuracy": masked.mean(jnp.where(h > 0, 1.0, 0.0), mask),
-            "reward_margin": masked.mean(self.beta * h, mask),
-            "reward_chosen": masked.mean(self.beta * chosen, mask),
-            "reward_rejected": masked.mean(self.beta * rejected, mask),
+        return terms, masked.pair_metrics(self.beta * ratio, batch.table) | {
             "logp_chosen": masked.mean(logp_w, mask),
             "logp_rejected": masked.mean(logp_l, mask),
         }
-        terms = {"dpo": masked.Term(1.0, total, count)}
-        if self.nll_weight:
-            tokens = masked.response_sum(jnp.ones_like(outputs["policy"].logps), batch)
-            count = jnp.sum(masked.by_group(tokens, batch.table)[:, 0])
-            total = -jnp.sum(masked.by_group(sums, batch.table)[:, 0])
-            terms["nll"] = masked.Term(self.nll_weight, total, count)
-        return terms, metrics

@@ -58,10 +58,4 @@ class Reward:
         if self.centring:
             total, count = masked.mean(jnp.square(chosen + rejected), mask)
             terms["centring"] = masked.Term(self.centring, total, count)
-        metrics = {
-            "reward_accuracy": masked.mean(jnp.where(gap > 0, 1.0, 0.0), mask),
-            "reward_margin": masked.mean(gap, mask),
-            "reward_chosen": masked.mean(chosen, mask),
-            "reward_rejected": masked.mean(rejected, mask),
-        }
-        return terms, metrics
+        return terms, masked.pair_metrics(rewards, batch.table)

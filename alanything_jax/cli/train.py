@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from alanything_jax import train
 from alanything_jax.cli import recipe
+from alanything_jax.pipelines.codec import CodecRecipe
 from alanything_jax.sharding import distributed
-from alanything_jax.training.codec import CodecRecipe
 
 
 def main(argv: Sequence[str]) -> int:

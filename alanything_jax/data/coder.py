@@ -49,6 +49,7 @@ class Coder:
       marks: kind -> id of the token that the template itself writes for a medium, where
         that is not its block's opener.
       soft: kind -> how an encoder takes it.
+      start: id that HF's processor puts first, where a rendering does not begin with it.
       advance: of M-RoPE, as in `models.config.MRope`; None = positions count tokens.
       two_way: the tokens of an image see one another both ways.
     """
@@ -63,6 +64,7 @@ class Coder:
     order: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     marks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     soft: Mapping[str, Soft] = dataclasses.field(default_factory=dict)
+    start: int | None = None
     advance: str | None = None
     two_way: bool = False
 

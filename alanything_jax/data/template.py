@@ -142,6 +142,11 @@ def render(
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = np.array(encoded["input_ids"], np.int32)
     begin, end = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
+    lead = _started(tokens, coder)
+    none = np.zeros_like(lead)
+    tokens, begin, end = map(
+        np.concatenate, ((lead, tokens), (none, begin), (none, end))
+    )
     if "{% generation" in tokenizer.chat_template or "{%- generation" in (
         tokenizer.chat_template
     ):
@@ -150,7 +155,8 @@ def render(
                 "a template with {% generation %} tags cannot mark conversations with "
                 "media: leave the tags out, then prefixes of the rendering are compared."
             )
-        scored = _tagged(tokenizer, chat, len(tokens))
+        scored = _tagged(tokenizer, chat, len(tokens) - len(lead))
+        scored = np.concatenate([none > 0, scored])
         scored &= begin >= spans[0][0]
     else:
         scored = np.zeros(len(tokens), bool)
@@ -180,10 +186,18 @@ def render_prompt(
     text = render_text(tokenizer, chat_dicts(messages, coder), header=True, fill=fill)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = np.array(ids, np.int32)
+    tokens = np.concatenate([_started(tokens, coder), tokens])
     if media is None:
         return tokens, None
     tokens, _ = coders.put_codes(tokens, messages, coder)
     return tokens, media.place(tokens)
+
+
+def _started(tokens, coder):
+    """The token that goes before a rendering which lacks it; empty where none does."""
+    wanted = None if coder is None else coder.start
+    lacks = wanted is not None and tokens[:1].tolist() != [wanted]
+    return np.array([wanted] if lacks else [], np.int32)
 
 
 def _tagged(tokenizer, chat, count):
@@ -213,7 +227,8 @@ def _span(tokenizer, chat, turn, text, fill):
         )
     piece = whole[len(head) :]
     content = _text_of(chat[turn]["content"]).strip()
-    at = piece.rfind(content) + len(content)
+    # Without text the turn is its media, wherever the template has them.
+    at = piece.rfind(content) + len(content) if content else 0
     tail = piece[at:]
     # The newline after an end-of-turn token is the template's, not the assistant's.
     ending = tail.rstrip() if tail.strip() else tail

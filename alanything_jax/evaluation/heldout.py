@@ -45,7 +45,7 @@ def measure(
     for number in range(source.num_steps()):
         data = source[number]
         batches, counts = compiled.place(parts, prepared, data.microbatches)
-        fixed = [parts.frozen(prepared.frozen, batch) for batch in batches]
+        fixed = [parts.frozen(params, batch) for batch in batches]
         batches = compiled.annotate(parts, batches, fixed)
         weight = len(data.ids)
         for batch, outputs, placed in zip(batches, fixed, data.places, strict=True):

@@ -96,18 +96,17 @@ def paint(
 ) -> list[Completion]:
     """The codes of a picture for each prompt (1-D ids that end with the opener).
 
-    As HF's processor does, the tokenizer's start goes before a prompt that lacks it. Row n
-    draws its randomness from (seed, n) alone.
+    Row n draws its randomness from (seed, n) alone.
 
-    Raises ValueError: no start or padding token; a prompt leaves no room.
+    Raises ValueError: no padding token; a prompt leaves no room.
     """
     bos, pad = bundle.tokenizer.bos_token_id, bundle.tokenizer.pad_token_id
-    if bos is None or pad is None:
+    if pad is None:
         raise ValueError(
-            f"to draw, the tokenizer needs a bos_token and a pad_token; it has ids {bos} "
-            f"and {pad}."
+            "the tokenizer has no pad_token, which stands for what a twin's prompt does "
+            "not say: set it in tokenizer_config.json."
         )
-    prompts = [p if p[0] == bos else np.insert(p, 0, bos) for p in prompts]
+    kept = [token for token in (bos, opener(bundle)) if token is not None]
     cfg, codes = bundle.model.config, bundle.model.codes
     count, longest = codes.codec.length, max(map(len, prompts))
     if longest + count > cfg.max_positions:
@@ -118,7 +117,7 @@ def paint(
     tokens = np.full((len(prompts), bucket(longest)), pad, np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
-    both = np.concatenate([tokens, twins(tokens, [bos, opener(bundle)], pad)])
+    both = np.concatenate([tokens, twins(tokens, kept, pad)])
     rows = jnp.arange(len(prompts))
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(rows)
     stated = bundle.hf_config.get("vq_config", {}).get("hidden_act", "gelu")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def save(
         if bundle.coder is not None and family.coder is None:
             _save_codecs(bundle.coder, folder)
         (folder / "README.md").write_text(model_card(bundle, notes or {}))
-        write_json(folder / MANIFEST, manifest(folder, bundle))
+        write_json(folder / MANIFEST, manifest(folder, notes or {}, bundle))
     return Path(out_dir)
 
 
@@ -147,53 +148,108 @@ def export_config(bundle: Bundle) -> dict[str, Any]:
     return config
 
 
-def model_card(bundle: Bundle, notes: Mapping[str, Any]) -> str:
+def hub_id(bundle: Bundle) -> str:
+    """`owner/name` of a base from the hub, else ""."""
+    source = bundle.source
+    named = re.fullmatch(r"\w[\w.-]*/[\w.-]+", source)
+    return source if named and not Path(source).exists() else ""
+
+
+def licence(bundle: Bundle) -> dict[str, Any]:
+    """What the card of the base says of its licence: `license`, `license_name`, ..."""
+    import yaml
+    from huggingface_hub.repocard import metadata_load
+
+    card = bundle.directory and bundle.directory / "README.md"
+    if not card or not card.exists():
+        return {}
+    try:
+        said = metadata_load(card) or {}
+    except (ValueError, yaml.YAMLError):
+        # It cannot be read: as good as none, and the new card says "unknown".
+        return {}
+    return {name: value for name, value in said.items() if name.startswith("license")}
+
+
+def model_card(
+    bundle: Bundle, notes: Mapping[str, Any], library: str = "transformers"
+) -> str:
     """README.md: what it was made from, and how; no licence is invented."""
     from huggingface_hub import ModelCardData
 
-    hub_id = bundle.source if bundle.source.count("/") == 1 else None
     reward = "score" in bundle.params.get("heads", {})
+    kinds = set(bundle.coder.placeholders) if bundle.coder else set()
+    task = "any-to-any" if kinds else "text-generation"
+    for first in ({"audio"}, {"image"}, {"image", "video"}):
+        if kinds == first:
+            task = f"{min(kinds)}-text-to-text"
+    found = licence(bundle)
     data = ModelCardData(
-        base_model=hub_id,
-        library_name="transformers",
-        pipeline_tag="text-classification" if reward else "text-generation",
-        tags=["alanything_jax", *([] if not reward else ["reward-model"])],
+        base_model=hub_id(bundle) or None,
+        # Of each its OWNER/NAME on the hub.
+        datasets=re.findall(r"hf://datasets/([^/\s]+/[^/@\s]+)", str(notes.get("data")))
+        or None,
+        library_name=library,
+        pipeline_tag="text-classification" if reward else task,
+        tags=["alanything_jax", *(["reward-model"] if reward else [])],
+        **found,
     )
-    lines = [f"- {name}: {value}" for name, value in notes.items()]
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# Trained with alanything_jax\n\n"
-        f"Base: `{bundle.source}`. Its licence applies.\n\n" + "\n".join(lines) + "\n"
-    )
+    local = Path(bundle.source).exists()
+    said = {
+        # Where it lay on this machine is nobody else's business.
+        "base": Path(bundle.source).name if local else bundle.source,
+        "licence": f"{found['license']}, as the base's card says"
+        if found.get("license")
+        else "unknown: see the base",
+        **notes,
+    }
+    lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
+    return f"---\n{data.to_yaml()}\n---\n\n# Trained with alanything_jax\n\n{lines}\n"
 
 
-def manifest(folder: Path, bundle: Bundle) -> dict[str, Any]:
-    """Hashes of the weights and a few logits, for `alanything verify`."""
+def manifest(
+    folder: Path, notes: Mapping[str, Any], bundle: Bundle | None = None
+) -> dict[str, Any]:
+    """Hashes of the weights; of a bundle a few logits, too, for `alanything verify`."""
     hashes = {p.name: file_hash(p) for p in sorted(folder.glob("*.safetensors"))}
+    out = {"sha256": hashes, "notes": {n: str(value) for n, value in notes.items()}}
+    if bundle is None:
+        return out
     ids, numbers = probe(bundle)
-    return {"sha256": hashes, "probe_ids": ids, "probe_output": numbers}
+    return out | {"probe_ids": ids, "probe_output": numbers}
 
 
-def probe(bundle: Bundle) -> tuple[list[int], list[float]]:
+def probe(
+    bundle: Bundle, ids: Sequence[int] | None = None
+) -> tuple[list[int], list[float]]:
     """A fixed prompt's ids and the model's last numbers on it: 8 logits, or the score.
 
-    The pad token is left out, for a sequence classifier reads its score before it, and what
-    stands for media. Computed in
-    float32, whatever the weights are kept in, as those who reload them compute.
+    Ids that the config names are left out: a sequence classifier reads its score before
+    the pad token, and placeholders stand for media. Computed in float32, whatever the
+    weights are kept in, as those who reload them compute.
     """
     params = jax.tree.map(lambda x: x.astype(jnp.float32), bundle.params)
     size = bundle.model.config.vocab_size
-    pad = export_config(bundle).get("pad_token_id")
-    ids = [(7 * n * n + 3 * n + 11) % size for n in range(12)]
-    soft = bundle.coder.soft if bundle.coder else {}
-    apart = {pad, *(kind.token for kind in soft.values())}
-    ids = [
-        next(j % size for j in range(i, i + size) if j % size not in apart) for i in ids
-    ]
+    if ids is None:
+        free = sorted(set(range(size)) - _named_ids(export_config(bundle)))
+        ids = [free[(7 * n * n + 3 * n + 11) % len(free)] for n in range(12)]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
     if "score" in bundle.params.get("heads", {}):
-        return ids, [float(bundle.model.scores(params, inputs)[0, -1])]
-    logits = np.asarray(bundle.model.logits(params, inputs))[0, -1]
-    return ids, [float(x) for x in logits[:: max(1, size // 8)][:8]]
+        scores = jax.jit(bundle.model.scores)(params, inputs)
+        return list(ids), [float(scores[0, -1])]
+    logits = np.asarray(jax.jit(bundle.model.logits)(params, inputs))[0, -1]
+    return list(ids), [float(x) for x in logits[:: max(1, size // 8)][:8]]
+
+
+def _named_ids(config):
+    """Every `*_token_id` and `*_token_index`, those of parts of the model, too."""
+    out = set()
+    for name, value in config.items():
+        if isinstance(value, dict):
+            out |= _named_ids(value)
+        elif name.endswith(("_token_id", "_token_index")) and value is not None:
+            out |= set(value if isinstance(value, list) else [value])
+    return out
 
 
 def file_hash(path: Path) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alanything_jax.data import preprocess
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.data.coder import Coder
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import params
-from alanything_jax.models.families import anything, family_of
+from alanything_jax.models.families import anything, family_of, towers
 from alanything_jax.models.model import Model
 
 # What stands for a medium of each kind.
@@ -76,7 +77,10 @@ MEDIA: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gemma3": (
         "gemma3_text",
         ("image",),
-        {"vision_config": _SQUARE, "mm_tokens_per_image": 4},
+        {
+            "vision_config": _SQUARE | {"vision_use_head": False},
+            "mm_tokens_per_image": 4,
+        },
     ),
     "qwen2_vl": (
         "qwen2",
@@ -151,6 +155,7 @@ def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
         both = tokenizer.convert_tokens_to_ids(list(SOFT))
         ids |= dict(zip(names, both, strict=True))
     config = {"model_type": family, "text_config": inner, "dtype": dtype, **ids, **more}
+    config["tie_word_embeddings"] = True
     bundle = random_bundle(config, tokenizer, f"tiny:{family}", seed, dtype)
     make = family_of(family).coder
     coder = make(tokenizer, bundle.model.config, config, {})

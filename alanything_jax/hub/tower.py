@@ -11,13 +11,12 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from alanything_jax.data.preprocess.images import Look
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.tiny import TYPED
 from alanything_jax.models import params
-from alanything_jax.models.families import anything, family_of
+from alanything_jax.models.families import anything, family_of, towers
 from alanything_jax.models.model import Model
 
 MARK = anything.placeholder("image")
@@ -41,7 +40,6 @@ def vision_config(text: str) -> dict[str, Any]:
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": width // _HEAD,
-        "projection_dim": width,
     }
 
 
@@ -54,7 +52,6 @@ def llava_config(
         "text_config": {**text, "vocab_size": vocab_size},
         "vision_config": vision_config(vision),
         "image_token_index": token,
-        # The tower is trained with the rest: its last layer is as good as any.
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
         "projector_hidden_act": "gelu",
@@ -63,29 +60,21 @@ def llava_config(
 
 
 def processor(vision: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What transformers' processor reads: file name without its ending -> content."""
-    size, look = vision["image_size"], Look()
+    """Files of transformers' processor, their names without the ending: CLIP's defaults."""
+    size = vision["image_size"]
     return {
-        "preprocessor_config": {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": size},
-            "crop_size": {"height": size, "width": size},
-            "image_mean": list(look.mean),
-            "image_std": list(look.std),
-            "rescale_factor": look.scale,
-            "resample": look.resample,
-            **dict.fromkeys(
-                ("do_resize", "do_center_crop", "do_rescale", "do_normalize"), True
-            ),
-            "do_convert_rgb": True,
-        },
-        "processor_config": {
-            "processor_class": "LlavaProcessor",
-            "image_token": MARK,
-            "patch_size": vision["patch_size"],
-            "num_additional_image_tokens": 1,
-            "vision_feature_select_strategy": "default",
-        },
+        "preprocessor_config": dict(
+            image_processor_type="CLIPImageProcessor",
+            size={"shortest_edge": size},
+            crop_size=size,
+        ),
+        "processor_config": dict(
+            processor_class="LlavaProcessor",
+            image_token=MARK,
+            patch_size=vision["patch_size"],
+            num_additional_image_tokens=1,
+            vision_feature_select_strategy="default",
+        ),
     }
 
 
@@ -101,31 +90,30 @@ def with_tower(bundle: Bundle, vision: str, seed: int = 0) -> Bundle:
         raise ValueError(f"{bundle.source} takes media already: no model.vision.")
     if tokenizer is None or "<|im_start|>" not in (tokenizer.chat_template or ""):
         raise ValueError(
-            f"model.vision writes ChatML, which is not the chat template of "
-            f"{bundle.source}: give a model that has it, such as SmolLM2 or Qwen."
+            f"{bundle.source} does not chat in ChatML: for model.vision take one that does."
         )
-    new = {"extra_special_tokens": [MARK]}
-    tokenizer.add_special_tokens(new, replace_extra_special_tokens=False)
+    tokenizer.add_tokens([MARK], special_tokens=True)
     tokenizer.chat_template = TYPED
-    token, multiple = tokenizer.convert_tokens_to_ids(MARK), anything.MULTIPLE
-    size = max(
-        bundle.model.config.vocab_size, -(-len(tokenizer) // multiple) * multiple
-    )
+    token = tokenizer.convert_tokens_to_ids(MARK)
+    size = -(-len(tokenizer) // anything.MULTIPLE) * anything.MULTIPLE
+    size = max(bundle.model.config.vocab_size, size)
     config = llava_config(bundle.hf_config, vision, token, size)
     family = family_of("llava")
     model = Model("llava", family.config(config))
-    key = jax.random.fold_in(jax.random.key(seed), 4)
-    dtype = bundle.params["embed"]["text"]["table"].dtype
-    tower = params.init(model.specs()["encoders"], key, jnp.dtype(dtype))
+    key, table = jax.random.key(seed), bundle.params["embed"]["text"]["table"]
+    key = jax.random.fold_in(key, 4)
+    tower = params.init(model.specs()["encoders"], key, table.dtype)
     files = processor(config["vision_config"])
+    norm = np.ones(config["vision_config"]["hidden_size"], np.float32)
+    last = f"{towers.PREFIX}post_layernorm"
     return dataclasses.replace(
         bundle,
         model=model,
         params=anything.extend_params(bundle.params, size, key) | {"encoders": tower},
         hf_config=config,
-        # Its files are of a text model: all are written anew.
-        directory=None,
-        extra={},
+        directory=None,  # Its files are of a text model: all are written anew.
+        # LLaVA has a norm behind the tower, and leaves it out.
+        extra={f"{last}.weight": norm, f"{last}.bias": 0 * norm},
         dtypes={},
         names={},
         processor=files,

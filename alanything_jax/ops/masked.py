@@ -88,3 +88,42 @@ def pairs(
     mask = (table[:, :1] >= 0) & (table[:, 1:] >= 0)
     chosen = jnp.broadcast_to(values[:, :1], mask.shape)
     return chosen, values[:, 1:], mask
+
+
+def lengths(batch: Batch) -> jax.Array:
+    """[R]: each response's number of scored tokens, 1 for absent ones, to divide by."""
+    counted = response_sum(jnp.ones(batch.tokens.shape, jnp.float32), batch)
+    return jnp.maximum(counted, 1.0)
+
+
+@_everywhere
+def places(batch: Batch) -> jax.Array:
+    """[B, T]: which of its response's scored tokens each is, from 0; any where unscored."""
+    size, scored = batch.num_responses, batch.scored.reshape(-1)
+    segments = jnp.where(scored, batch.response.reshape(-1), size)
+    order = jnp.lexsort((batch.index.reshape(-1), segments))
+    counts = jnp.bincount(segments, length=size + 1)
+    first = jnp.cumsum(counts) - counts
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    return (place - first[segments]).reshape(batch.tokens.shape)
+
+
+def pair_metrics(rewards: jax.Array, table: jax.Array) -> dict[str, Mean]:
+    """What every comparison reports of its rewards [R], chosen against each other one."""
+    chosen, rejected, mask = pairs(rewards, table)
+    gap = chosen - rejected
+    return {
+        "reward_accuracy": mean(jnp.where(gap > 0, 1.0, 0.0), mask),
+        "reward_margin": mean(gap, mask),
+        "reward_chosen": mean(chosen, mask),
+        "reward_rejected": mean(rejected, mask),
+    }
+
+
+def chosen_nll(logps: jax.Array, batch: Batch) -> Mean:
+    """Negative log-likelihood per scored token of the chosen responses, of [B, T]."""
+    tokens = response_sum(jnp.ones_like(logps), batch)
+    sums, tokens = (
+        by_group(x, batch.table)[:, 0] for x in (response_sum(logps, batch), tokens)
+    )
+    return Mean(-jnp.sum(sums), jnp.sum(tokens))

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alanything_jax.data import soft
 from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import describe
+from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import lora_specs
 from alanything_jax.models.params import flatten
 from alanything_jax.schema import Batch
@@ -60,11 +62,11 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
     table = rules.preset(compute.rules)
     model = describe(experiment.model)
     program = program_of(experiment, model.config)
-    trainable, frozen = _parameters(experiment, program, model, mesh, table)
+    trainable, frozen, rates = _parameters(experiment, program, model, mesh, table)
     rows = meshes.rows(mesh, table, compute.rows_per_microbatch)
     batch = _batch(experiment, program, mesh, table, rows)
     microbatches = -(-experiment.train.groups_per_step // rows)
-    state, compiled = _state(experiment, program, mesh, trainable, frozen)
+    state, compiled = _state(experiment, program, mesh, trainable, frozen, rates)
     with jax.set_mesh(mesh):
         batch, fixed, counts = _annotated(
             algorithm, compiled, frozen, batch, microbatches
@@ -90,12 +92,8 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
     )
 
 
-def _state(experiment, program, mesh, trainable, frozen):
+def _state(experiment, program, mesh, trainable, frozen, rates):
     """The abstract train state, and the jitted parts of a step."""
-    rates = {
-        path: np.ones((x.shape[0],) + (1,) * (x.ndim - 1))
-        for path, x in trainable.items()
-    }
     transformation = optimizers.make(experiment.optimizer, STEPS, rates)
     shardings = {path: x.sharding for path, x in (trainable | frozen).items()}
     placed = parts.state_shardings(trainable, shardings, mesh, transformation)
@@ -137,7 +135,8 @@ def _is_array(x):
 
 
 def _parameters(experiment, program, model, mesh, table):
-    """Abstract trainable and frozen arrays, as `training.prepare.partition` has them."""
+    """Abstract trainable and frozen arrays, and the rates of those that train, as
+    `training.prepare.partition` has them."""
     scoring = "scores" in program.algorithm.roles.values()
     specs, role = flatten(model.specs(scoring)), program.trained
     dtype = jnp.dtype(experiment.model.param_dtype)
@@ -161,7 +160,13 @@ def _parameters(experiment, program, model, mesh, table):
         frozen |= {p: x for p, x in trainable.items() if p not in head}
         small = flatten(lora_specs(model.specs(scoring), experiment.adapter))
         trainable = head | placed("lora", small, jnp.float32)
-    return dict(sorted(trainable.items())), frozen
+    shapes = {path.split("/", 1)[1]: x.shape for path, x in trainable.items()}
+    found = optimizers.multipliers(experiment.optimizer, shapes)
+    rates = {path: found[path.split("/", 1)[1]] for path in sorted(trainable)}
+    still = {path for path, rate in rates.items() if not np.any(rate != 0)}
+    frozen |= {path: trainable[path] for path in still}
+    live = [path for path in rates if path not in still]
+    return {p: trainable[p] for p in live}, frozen, {p: rates[p] for p in live}
 
 
 def _batch(experiment, program, mesh, table, rows):
@@ -189,4 +194,28 @@ def _batch(experiment, program, mesh, table, rows):
         position=by_row(rows, 3, length),
         table=jax.ShapeDtypeStruct((groups, responses), jnp.int32, sharding=everywhere),
         numbers=numbers,
+        media={
+            plan.name: {
+                **{
+                    name: by_row(rows, plan.budget, *tail, dtype=jnp.dtype(kind))
+                    for name, tail, kind in plan.arrays
+                },
+                "segment": by_row(rows, plan.budget),
+                "slot": by_row(rows, length),
+            }
+            for plan in media_plans(program.config, compute)
+        },
     )
+
+
+def media_plans(config: DecoderConfig, compute: step.Compute) -> list[soft.MediaPlan]:
+    """What a row has of each encoder's patches: as the recipe says, else so many that
+    their outputs fill half a row, shared by the encoders."""
+    out = []
+    for encoder in config.encoders:
+        plan = soft.plan_of(encoder, 0)
+        half = compute.row_tokens * plan.merge // (2 * len(config.encoders))
+        budget = compute.media_patches or half
+        whole = -(-budget // plan.align) * plan.align
+        out.append(dataclasses.replace(plan, budget=whole))
+    return out

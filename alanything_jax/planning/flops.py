@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -67,6 +68,38 @@ def visible_share(length: int, responses: int, block: int) -> tuple[int, int]:
     padded = np.pad(mask, (0, blocks * block - length))
     used = padded.reshape(blocks, block, blocks, block).any((1, 3))
     return int(mask.sum()), int(used.sum()) * block * block
+
+
+def active(cfg: DecoderConfig, sizes: Mapping[str, int]) -> int:
+    """Parameters that a token of the decoder passes through.
+
+    Args:
+      sizes: path -> number of values, of all parameters.
+    """
+    share = cfg.moe.active / cfg.moe.experts if cfg.moe else 1.0
+    return sum(
+        round(size * share)
+        if cfg.moe and path.startswith("layers/mlp/") and "router" not in path
+        else size
+        for path, size in sizes.items()
+        if not path.startswith("encoders/")
+    )
+
+
+def of_encoders(
+    sizes: Mapping[str, int], patches: Mapping[str, int], rate: float
+) -> float:
+    """What encoders ask for, their attention not counted.
+
+    Args:
+      patches: name of an encoder -> patches of all rows.
+    """
+    return sum(
+        rate
+        * count
+        * sum(n for p, n in sizes.items() if p.startswith(f"encoders/{name}/"))
+        for name, count in patches.items()
+    )
 
 
 def of_model(

@@ -304,16 +304,19 @@ def _flops(parts, tokens):
             * cfg.num_heads
             * cfg.head_width
         )
-    number = sum(
-        math.prod(x.shape)
+    sizes = {
+        path.removeprefix(f"{program.trained}/"): math.prod(x.shape)
         for path, x in (arguments[0] | arguments[1]).items()
         if path.startswith(f"{program.trained}/")
-    )
+    }
+    number = flops.active(cfg, sizes)
     rate = 6 if program.lora is None else 4
     if program.reference != "cached":
         rate += 2 * len(program.frozen_roles)
     model = flops.of_model(cfg, number, tokens, pairs * rows * parts.microbatches, rate)
-    return parts.microbatches * traced, model
+    patches = {name: math.prod(m["segment"].shape) for name, m in batch.media.items()}
+    seen = flops.of_encoders(sizes, patches, rate) * parts.microbatches
+    return parts.microbatches * traced, model + seen
 
 
 def advice(experiment: Experiment, live, chip) -> tuple[str, ...]:

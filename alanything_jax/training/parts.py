@@ -67,7 +67,7 @@ def run_step(
     """One optimizer step; returns the new state and its metrics as floats."""
     frozen = prepared.frozen
     batches, counts = place(parts, prepared, data.microbatches)
-    fixed = [parts.frozen(frozen, batch) for batch in batches]
+    fixed = [parts.frozen(frozen | state.trainable, batch) for batch in batches]
     batches = annotate(parts, batches, fixed)
     carry = None
     for batch, outputs in zip(batches, fixed, strict=True):

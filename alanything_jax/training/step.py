@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alanything_jax.algorithms.base import Algorithm, Outputs
+from alanything_jax.algorithms.base import CURRENT, Algorithm, Outputs
 from alanything_jax.models import decoder, heads
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import Lora
@@ -92,8 +92,9 @@ class Program:
 
     @property
     def frozen_roles(self) -> tuple[str, ...]:
-        """Roles whose numbers are computed without gradient."""
-        return tuple(r for r in self.algorithm.roles if r not in self.algorithm.trains)
+        """Roles with weights of their own, or cached numbers, that never train."""
+        fixed = (*self.algorithm.trains, CURRENT)
+        return tuple(role for role in self.algorithm.roles if role not in fixed)
 
 
 def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs:
@@ -143,15 +144,20 @@ def _read(program, role, params, batch):
 
 
 def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Outputs]:
-    """Outputs of the roles that do not train: from the batch if cached, else computed."""
+    """Outputs of the roles that do not train: from the batch if cached, else computed.
+
+    `params` hold every role where the algorithm reads `CURRENT`.
+    """
     if program.reference == "cached":
-        return {
+        out = {
             role: Outputs(logps=batch.numbers[f"{role}_logps"])
             for role in program.frozen_roles
         }
-    return {
-        role: run_role(program, role, params, batch) for role in program.frozen_roles
-    }
+    else:
+        out = {r: run_role(program, r, params, batch) for r in program.frozen_roles}
+    if CURRENT in program.algorithm.roles:
+        out[CURRENT] = run_role(program, program.trained, params, batch)
+    return out
 
 
 def totals(program: Program, batch: Batch) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ Cost: 1000 steps, 54 s of CPU time on one core (68 s there beside other work). M
 """
 
 from alanything_jax.models.codecs.audio_vq import AudioVQ
-from alanything_jax.training.codec import CodecRecipe
+from alanything_jax.pipelines.codec import CodecRecipe
 
 
 def config() -> CodecRecipe:

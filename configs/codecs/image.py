@@ -7,7 +7,7 @@ Cost: 1000 steps, 35 s of CPU time on one core (70 s there beside other work). M
 """
 
 from alanything_jax.models.codecs.vq import VQ
-from alanything_jax.training.codec import CodecRecipe
+from alanything_jax.pipelines.codec import CodecRecipe
 
 
 def config() -> CodecRecipe:

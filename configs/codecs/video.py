@@ -9,7 +9,7 @@ code (72 codes a clip): 23.6 dB, perplexity 25.7, 100% used.
 """
 
 from alanything_jax.models.codecs.vq import VQ
-from alanything_jax.training.codec import CodecRecipe
+from alanything_jax.pipelines.codec import CodecRecipe
 
 
 def config() -> CodecRecipe:

@@ -17,7 +17,11 @@ import optax
 import pytest
 
 from alanything_jax import algorithms
-from alanything_jax.algorithms.base import Algorithm, Outputs
+from alanything_jax.algorithms.base import CURRENT, Algorithm, Outputs
+from alanything_jax.algorithms.reward import Reward
+from alanything_jax.algorithms.sft import SFT
+from alanything_jax.models.params import flatten
+from alanything_jax.ops.masked import divide
 from alanything_jax.training import step
 from tests import toys
 
@@ -42,82 +46,126 @@ def variants(module, name, kind):
     for field in dataclasses.fields(kind):
         if callable(field.default):
             hints = list(inspect.signature(field.default).parameters)
-            links = [
-                f
+            links = {
+                f.__name__: f
                 for f in vars(module).values()
                 if inspect.isfunction(f)
-                and f.__module__ == module.__name__
                 and list(inspect.signature(f).parameters) == hints
-            ]
-            for link in links:
-                out[f"{name}.{kind.__name__}({field.name}={link.__name__})"] = kind(
-                    **{field.name: link}
-                )
-        elif field.default == 0.0:
-            out[f"{name}.{kind.__name__}({field.name}=0.2)"] = kind(**{field.name: 0.2})
+            }
+        elif field.default is False:
+            links = {"True": True}
+        else:
+            links = {"0.2": 0.2} if field.default == 0.0 else {}
+        for label, value in links.items():
+            changed = kind(**{field.name: value})
+            out[f"{name}.{kind.__name__}({field.name}={label})"] = changed
     return out
 
 
 FOUND = find()
 pytestmark = pytest.mark.parametrize("algorithm", FOUND.values(), ids=FOUND.keys())
+ROLE = {"logps": "policy", "scores": "reward"}
+# Models are compiled for these two, not for every algorithm.
+READER = {"logps": toys.program(SFT()), "scores": toys.program(Reward())}
 
 
 def batches(algorithm, count=6, seed=0, rows=2, row_tokens=64):
-    """A step's microbatches with reference log-probs in them."""
+    """A step's microbatches, stacked, with reference log-probs in them."""
     items = toys.groups(np.random.default_rng(seed), count, longest=7)
-    packed, _ = toys.pack(items, rows, row_tokens, capacity=count)
-    return [with_reference(algorithm, batch, seed) for batch in packed]
+    names = [n for n in algorithm.numbers if n != "step_label"]
+    packed, _ = toys.pack(items, rows, row_tokens, algorithm.couples, names, count)
+    packed = [with_numbers(algorithm, batch, seed) for batch in packed]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *packed)
 
 
-def with_reference(algorithm, batch, seed=0):
-    """Reference log-probs that depend on the token alone, so that packing is free."""
+def with_numbers(algorithm, batch, seed=0):
+    """Numbers of tokens that depend on the token alone, so that packing is free."""
     logps = -3.0 - 0.1 * jnp.sin(batch.tokens * 1.7 + seed)
-    fixed = {
+    made = {
         f"{role}_logps": jnp.where(batch.scored, logps, 0.0)
         for role in algorithm.roles
-        if role not in algorithm.trains
+        if role not in (*algorithm.trains, CURRENT)
     }
-    return batch.replace(numbers=batch.numbers | fixed)
+    if "step_label" in algorithm.numbers:
+        made["step_label"] = jnp.where(batch.scored, batch.tokens % 3 - 1.0, 0.0)
+    return batch.replace(numbers=batch.numbers | made)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def annotated(program, batch):
-    fixed = step.frozen_outputs(program, {}, batch)
-    stacked = jax.tree.map(lambda x: x[None], (batch, fixed))
-    numbers = program.algorithm.annotate(*stacked)
-    numbers = {n: x[0] for n, x in numbers.items()}
-    return batch.replace(numbers=batch.numbers | numbers), fixed
+def reads(algorithm):
+    return algorithm.roles[algorithm.trains[0]]
 
 
 @functools.cache
-def parameters(algorithm):
-    scoring = "scores" in algorithm.roles.values()
-    role = algorithm.trains[0]
-    from alanything_jax.models.params import flatten
-
-    flat = flatten(toys.parameters(score_head=scoring))
-    return {f"{role}/{path}": value for path, value in flat.items()}
+def parameters(kind):
+    flat = flatten(toys.parameters(score_head=kind == "scores"))
+    return {f"{ROLE[kind]}/{path}": value for path, value in flat.items()}
 
 
-# Jitted once for all tests: what is static is hashable.
-totals = jax.jit(step.totals, static_argnums=0)
-gradients = jax.jit(step.gradients, static_argnums=0)
-run_role = jax.jit(step.run_role, static_argnums=(0, 1))
-microbatch_loss = jax.jit(step.microbatch_loss, static_argnums=0)
+def _read(kind, params, packed, dtype="float32"):
+    program = dataclasses.replace(READER[kind], compute_dtype=dtype)
+    runs = [
+        step.run_role(program, ROLE[kind], params, jax.tree.map(lambda x: x[m], packed))
+        for m in range(len(packed.tokens))
+    ]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *runs)
+
+
+def _pull(kind, params, packed, cotangent):
+    (grads,) = jax.vjp(lambda p: _read(kind, p, packed), params)[1](cotangent)
+    return grads
+
+
+def _annotated(algorithm, packed, outputs):
+    """What the loop hands to the loss: every role's outputs, and the step's numbers."""
+    fixed = {
+        role: Outputs(logps=packed.numbers[f"{role}_logps"])
+        for role in algorithm.roles
+        if role not in (*algorithm.trains, CURRENT)
+    }
+    if CURRENT in algorithm.roles:
+        fixed[CURRENT] = jax.lax.stop_gradient(outputs)
+    numbers = algorithm.annotate(packed, fixed)
+    packed = packed.replace(numbers=packed.numbers | numbers)
+    return packed, fixed | {algorithm.trains[0]: outputs}
+
+
+def _losses(algorithm, packed, outputs):
+    return jax.vmap(algorithm.loss)(*_annotated(algorithm, packed, outputs))
+
+
+def _totals(algorithm, packed):
+    program = toys.program(algorithm)
+    counts = jax.vmap(lambda batch: step.totals(program, batch))(packed)
+    return jax.tree.map(jnp.sum, counts)
+
+
+def _of_step(algorithm, packed, outputs):
+    """Loss and metrics of a step, and the loss's gradient to the trained outputs."""
+
+    def loss(outputs):
+        terms, metrics = _losses(algorithm, packed, outputs)
+        counts = _totals(algorithm, packed)
+        shares = [
+            t.weight[0] * divide(jnp.sum(t.total), counts[n]) for n, t in terms.items()
+        ]
+        return sum(shares), metrics
+
+    return jax.value_and_grad(loss, has_aux=True)(outputs)
+
+
+read = jax.jit(_read, static_argnums=(0, 3))
+pull = jax.jit(_pull, static_argnums=0)
+losses = jax.jit(_losses, static_argnums=0)
+totals = jax.jit(_totals, static_argnums=0)
+of_step = jax.jit(_of_step, static_argnums=0)
 
 
 def step_gradients(algorithm, packed, params=None):
-    """Gradients and sums of a whole step, over all its microbatches."""
-    program = toys.program(algorithm)
-    counts = [totals(program, batch) for batch in packed]
-    counts = jax.tree.map(lambda *c: sum(c), *counts)
-    params = params or parameters(algorithm)
-    total = None
-    for batch in packed:
-        batch, fixed = annotated(program, batch)
-        new = gradients(program, params, {}, batch, fixed, counts)
-        total = new if total is None else jax.tree.map(jnp.add, total, new)
-    return total
+    """Gradients and loss of a whole step, over all its microbatches."""
+    kind = reads(algorithm)
+    params = params or parameters(kind)
+    (loss, _), cotangent = of_step(algorithm, packed, read(kind, params, packed))
+    return pull(kind, params, packed, cotangent), float(loss)
 
 
 def assert_close(one, other, atol=1e-5):
@@ -133,118 +181,104 @@ def test_keeps_the_contract(algorithm):
 
 
 def test_finite_under_jit_with_some_gradient(algorithm):
-    grads, sums = step_gradients(algorithm, batches(algorithm))
-    assert np.isfinite(float(sums["loss"].total))
+    grads, loss = step_gradients(algorithm, batches(algorithm))
     sizes = [float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads)]
-    assert all(np.isfinite(sizes)) and max(sizes) > 0
+    assert np.isfinite([loss, *sizes]).all() and max(sizes) > 0
 
 
 def test_microbatches_equal_the_big_batch(algorithm):
-    big = step_gradients(algorithm, batches(algorithm, rows=6))
-    small = step_gradients(algorithm, batches(algorithm, rows=1, row_tokens=24))
-    assert len(batches(algorithm, rows=1, row_tokens=24)) > 1
-    assert_close(big[0], small[0])
-    assert abs(float(big[1]["loss"].total - small[1]["loss"].total)) < 1e-5
+    shape = {"rows": 1, "row_tokens": 24 if algorithm.couples else 16}
+    few, many = batches(algorithm, rows=6), batches(algorithm, **shape)
+    assert len(few.tokens) == 1 and len(many.tokens) > 3
+    (big, loss), (small, same) = (step_gradients(algorithm, b) for b in (few, many))
+    assert_close(big, small)
+    assert abs(loss - same) < 1e-5
 
 
 def test_padding_content_changes_nothing(algorithm):
     packed = batches(algorithm)
-    noisy = [b.replace(tokens=jnp.where(b.group == 0, 5, b.tokens)) for b in packed]
+    noisy = packed.replace(tokens=jnp.where(packed.group == 0, 5, packed.tokens))
+    assert not np.array_equal(noisy.tokens, packed.tokens)
     assert_close(
         step_gradients(algorithm, packed)[0], step_gradients(algorithm, noisy)[0]
     )
 
 
 def test_all_masked_batch_gives_zero_gradients(algorithm):
-    (batch, *_) = batches(algorithm)
+    batch = batches(algorithm)
     empty = batch.replace(
         group=jnp.zeros_like(batch.group),
         source=jnp.full_like(batch.source, -1),
         response=jnp.full_like(batch.response, -1),
         table=jnp.full_like(batch.table, -1),
     )
-    grads, sums = step_gradients(algorithm, [empty])
-    assert float(sums["loss"].total) == 0.0
+    grads, loss = step_gradients(algorithm, empty)
+    assert loss == 0.0
     assert all(float(jnp.max(jnp.abs(g))) == 0.0 for g in jax.tree.leaves(grads))
 
 
 def test_counts_depend_on_masks_only(algorithm):
-    (batch, *_) = batches(algorithm)
-    program = toys.program(algorithm)
-    numbers, fixed = annotated(program, batch)
-    values = jnp.sin(jnp.arange(batch.tokens.size, dtype=jnp.float32)).reshape(
-        batch.tokens.shape
-    )
-    outputs = fixed | {algorithm.trains[0]: Outputs(values, values)}
-    terms, _ = algorithm.loss(numbers, outputs)
-    expected = totals(program, batch)
-    assert {n: float(t.count) for n, t in terms.items()} == {
+    packed = batches(algorithm)
+    values = jnp.sin(jnp.arange(packed.tokens.size, dtype=jnp.float32))
+    values = values.reshape(packed.tokens.shape)
+    terms, _ = losses(algorithm, packed, Outputs(values, values))
+    expected = totals(algorithm, packed)
+    assert {n: float(jnp.sum(t.count)) for n, t in terms.items()} == {
         n: float(c) for n, c in expected.items()
     }
 
 
 def test_swapping_responses_flips_the_margin(algorithm):
-    if algorithm.min_responses < 2:
+    if not algorithm.couples:
         pytest.skip("it does not compare responses, so there is nothing to swap")
-    (batch, *_) = batches(algorithm)
-    program = toys.program(algorithm)
-    batch, fixed = annotated(program, batch)
-    params, role = parameters(algorithm), algorithm.trains[0]
-    outputs = fixed | {role: run_role(program, role, params, batch)}
-    swapped = batch.replace(table=batch.table[:, ::-1])
-    margins = [
-        algorithm.loss(b, outputs)[1]["reward_margin"].total for b in (batch, swapped)
-    ]
-    assert abs(float(margins[0])) > 1e-4
-    np.testing.assert_allclose(margins[0], -margins[1], rtol=1e-4, atol=1e-6)
+    packed = batches(algorithm)
+    outputs = read(reads(algorithm), parameters(reads(algorithm)), packed)
+    swapped = packed.replace(table=packed.table[..., ::-1])
+    one, other = (
+        float(jnp.sum(losses(algorithm, b, outputs)[1]["reward_margin"].total))
+        for b in (packed, swapped)
+    )
+    assert abs(one) > 1e-4
+    np.testing.assert_allclose(one, -other, rtol=1e-4, atol=1e-6)
 
 
 def test_no_gradient_to_frozen_roles(algorithm):
-    if set(algorithm.roles) == set(algorithm.trains):
+    frozen = toys.program(algorithm).frozen_roles
+    if not frozen:
         pytest.skip("every role of it trains")
-    program = dataclasses.replace(toys.program(algorithm), reference="live")
-    (batch, *_) = batches(algorithm)
-    role = algorithm.trains[0]
-    params = parameters(algorithm)
-    frozen = {f"reference/{p.split('/', 1)[1]}": v for p, v in params.items()}
+    packed = batches(algorithm)
+    outputs = read(reads(algorithm), parameters(reads(algorithm)), packed)
+    fixed = {role: packed.numbers[f"{role}_logps"] for role in frozen}
+    packed, roles = jax.jit(_annotated, static_argnums=0)(algorithm, packed, outputs)
 
-    def loss(frozen):
-        fixed = step.frozen_outputs(program, frozen | params, batch)
-        fixed = jax.lax.stop_gradient(fixed)
-        counts = step.totals(program, batch)
-        stacked = jax.tree.map(lambda x: x[None], (batch, fixed))
-        numbers = {n: x[0] for n, x in algorithm.annotate(*stacked).items()}
-        full = batch.replace(numbers=batch.numbers | numbers)
-        return step.microbatch_loss(program, params, frozen, full, fixed, counts)[0]
+    def loss(fixed):
+        given = roles | {role: Outputs(logps=x) for role, x in fixed.items()}
+        terms, _ = jax.vmap(algorithm.loss)(packed, given)
+        return sum(jnp.sum(t.total) for t in terms.values())
 
-    grads = jax.jit(jax.grad(loss))(frozen)
-    assert all(float(jnp.max(jnp.abs(g))) == 0.0 for g in jax.tree.leaves(grads))
-    assert role in algorithm.roles
+    for gradient in jax.jit(jax.grad(loss))(fixed).values():
+        assert float(jnp.max(jnp.abs(gradient))) == 0.0
 
 
 def test_bfloat16_is_close_to_float32(algorithm):
-    packed = batches(algorithm)
-    exact = step_gradients(algorithm, packed)[1]["loss"].total
-    program = dataclasses.replace(toys.program(algorithm), compute_dtype="bfloat16")
-    counts = jax.tree.map(lambda *c: sum(c), *[totals(program, b) for b in packed])
-    rough = 0.0
-    for batch in packed:
-        batch, fixed = annotated(program, batch)
-        rough += microbatch_loss(
-            program, parameters(algorithm), {}, batch, fixed, counts
-        )[0]
-    assert abs(float(rough - exact)) < 0.05 * max(1.0, abs(float(exact)))
+    packed, kind = batches(algorithm), reads(algorithm)
+    exact, rough = (
+        float(of_step(algorithm, packed, read(kind, parameters(kind), packed, d))[0][0])
+        for d in ("float32", "bfloat16")
+    )
+    assert exact != rough
+    assert abs(rough - exact) < 0.05 * max(1.0, abs(exact))
 
 
 def test_loss_falls_on_a_toy_problem(algorithm):
     packed = batches(algorithm, count=3)
-    params = parameters(algorithm)
+    params = parameters(reads(algorithm))
     optimizer = optax.adam(3e-3)
-    state = optimizer.init(params)
-    losses = []
+    update = jax.jit(optimizer.update)
+    state, losses = optimizer.init(params), []
     for _ in range(12):
-        grads, sums = step_gradients(algorithm, packed, params)
-        losses.append(float(sums["loss"].total))
-        updates, state = optimizer.update(grads, state)
+        grads, loss = step_gradients(algorithm, packed, params)
+        losses.append(loss)
+        updates, state = update(grads, state)
         params = optax.apply_updates(params, updates)
     assert losses[-1] < losses[0]

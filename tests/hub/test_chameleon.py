@@ -159,8 +159,9 @@ def test_what_a_config_leaves_out_and_what_it_must_say(tmp_path):
     sizes = (cfg.width, cfg.num_kv_heads, cfg.head_width, cfg.vocab_size, cfg.norm_eps)
     assert sizes == (4096, 32, 128, 65536, 1e-5) and cfg.norm_place == "after"
     make(words={"<image>": 95}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no vocabulary_map with codes"):
-        hub.load(tmp_path)
+    bundle = hub.load(tmp_path)
+    with pytest.raises(ValueError, match="no vocabulary_map that says"):
+        bundle.model.inputs(**pictures.rows(SIDE, 16, 45, IMAGE))
 
 
 def test_gradients_are_finite_and_pictures_must_fit(tmp_path):

@@ -126,7 +126,7 @@ def test_a_square_in_a_chat_is_read_as_the_processor_reads_it(tmp_path):
     )
     processor = transformers.Emu3Processor(pixels, tok)
     processor.downsample_ratio = 2
-    given = processor(picture, text, add_special_tokens=False, return_tensors="np")
+    given = processor(picture, text, return_tensors="np")
     batch = bundle.model.inputs(**given)
     np.testing.assert_array_equal(batch.tokens[0], ours)
     assert "5*5<|image token|>" in tok.decode(ours) and len(np.unique(ours)) > 20

@@ -2,6 +2,7 @@
 
 import torch
 import transformers
+from tokenizers import processors
 
 from alanything_jax.data.byte_tokenizer import CHATML, byte_tokenizer
 from tests.hub import pictures
@@ -37,8 +38,11 @@ def redraw(config, side, seed=0):
     return model
 
 
-def tokenizer(words, template=CHATML, **special):
-    """Bytes, then `words`; `special` names tokens among them, such as boi_token."""
+def tokenizer(words, template=CHATML, begins=False, **special):
+    """Bytes, then `words`; `special` names tokens among them, such as boi_token.
+
+    One that `begins` puts its bos_token before a text, as Llama's.
+    """
     plain = byte_tokenizer()
     plain.add_tokens(words, special_tokens=True)
     named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
@@ -48,4 +52,9 @@ def tokenizer(words, template=CHATML, **special):
         tokenizer_object=plain._tokenizer, extra_special_tokens=own, **named
     )
     made.chat_template = template
+    if begins:
+        bos = (made.bos_token, made.bos_token_id)
+        made._tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos[0]} $A", special_tokens=[bos]
+        )
     return made

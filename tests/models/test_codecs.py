@@ -19,10 +19,10 @@ from alanything_jax.models.codecs.palette import Palette
 from alanything_jax.models.codecs.vq import VQ
 from alanything_jax.models.families import anything
 from alanything_jax.models.grammar import Block
+from alanything_jax.pipelines import codec as training
+from alanything_jax.pipelines import codec_page
 from alanything_jax.playground import clips, lexicon, pictures, tunes
 from alanything_jax.schema import Part
-from alanything_jax.training import codec as training
-from alanything_jax.training import codec_page
 
 SMALL = {"size": 32, "channels": 16, "depth": 1, "latent": 8}
 IMAGE = VQ("image", height=32, width=32, patch=8, **SMALL)

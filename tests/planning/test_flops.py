@@ -1,10 +1,13 @@
 """FLOPs: by hand, and against the compiler's own count of an unrolled program."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.models import attention
+from alanything_jax.models.config import MoE
 from alanything_jax.planning import flops
 from tests import toys
 
@@ -42,3 +45,16 @@ def test_a_models_flops_by_hand():
     scores = 4 * cfg.num_layers * cfg.num_heads * cfg.head_width * 7
     assert flops.of_model(cfg, 100, 10, 7, 2) == 2 * 100 * 10 + scores
     assert flops.of_model(cfg, 100, 10, 7, 6) == 6 * 100 * 10 + 3 * scores
+
+
+def test_experts_and_encoders_count_by_what_passes_through_them():
+    cfg = dataclasses.replace(toys.CONFIG, moe=MoE(8, 2, 4))
+    sizes = {
+        "embed/text/table": 100,
+        "layers/mlp/gate/kernel": 800,
+        "layers/mlp/router/kernel": 30,
+        "encoders/vision/patch/kernel": 7,
+    }
+    assert flops.active(cfg, sizes) == 100 + 800 * 2 // 8 + 30
+    assert flops.active(toys.CONFIG, sizes) == 930
+    assert flops.of_encoders(sizes, {"vision": 5}, 6) == 6 * 5 * 7

@@ -5,7 +5,7 @@ latent the nearest row of a table; its number is the code. The net back to patch
 rows of the table only. Several tables quantize what the ones before left over (residual
 VQ, arXiv:2107.03312).
 
-What a trainable codec has beside `encode` and `decode`, for `training.codec`; P values of
+What a trainable codec has beside `encode` and `decode`, for `pipelines.codec`; P values of
 a patch, n patches of a medium, D width of a latent:
 
     specs() -> {path: ParamSpec}                  what `params` holds; all float32

@@ -12,7 +12,7 @@ from typing import Any
 
 from alanything_jax.data.coder import Coder
 from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.families import codes
+from alanything_jax.models.families import codes, frontend
 from alanything_jax.models.families.codes import Codes
 from alanything_jax.models.families.common import (
     LAYER_NAMES,
@@ -57,21 +57,13 @@ def names(cfg: DecoderConfig) -> dict[str, tuple]:
 
 
 def codes_of(hf: Mapping[str, Any], codec: Any, params: Any) -> Codes:
-    """`vocabulary_map` names codes `IMGIMG`, digits as letters A to J, `Z`.
-
-    Raises ValueError: there is no such map.
-    """
+    """`vocabulary_map` names codes `IMGIMG`, digits as letters A to J, `Z`."""
     words = hf.get("vocabulary_map") or {}
     found = {
         int(word[6:-1].translate(_DIGITS)): token
         for word, token in words.items()
         if word.startswith("IMGIMG")
     }
-    if not found:
-        raise ValueError(
-            "config.json has no vocabulary_map with codes (IMGIMG...Z): give that of the "
-            "base model."
-        )
     ids = codes.numbered(found, codec.size)
     return Codes(codec, params, ids, words.get("<image>"))
 
@@ -88,7 +80,16 @@ def coder(
     if not codes.known(tokenizer, opener, closer):
         return None
     after = (tokenizer.convert_tokens_to_ids(closer),)
-    return codes.coder(tokenizer, cfg, found, found.codec, opener, mark, after=after)
+    return codes.coder(
+        tokenizer,
+        cfg,
+        found,
+        found.codec,
+        opener,
+        mark,
+        frontend.start(tokenizer),
+        after=after,
+    )
 
 
 FAMILY = Family(

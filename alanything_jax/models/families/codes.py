@@ -43,7 +43,14 @@ class Codes:
 
         Args:
           pixels: [N, 3, H, W], normalised. sizes: [N, 2], what is not padding.
+
+        Raises ValueError: codes have no ids.
         """
+        if self.ids is None:
+            raise ValueError(
+                "config.json has no vocabulary_map that says which ids are codes of "
+                "pictures: give that of the base model."
+            )
         at = np.moveaxis(np.asarray(pixels, np.float32), 1, -1)
         grids = np.asarray(self.codec.codes(dict(self.params), at))
         out = []
@@ -58,9 +65,14 @@ class Codes:
         return out
 
 
-def numbered(found: Mapping[int, int], size: int) -> np.ndarray:
-    """[size] ids of codes, from code -> id; codes without an id have -1."""
-    out = np.full(max([size, *(code + 1 for code in found)]), -1, np.int32)
+def numbered(found: Mapping[int, int], size: int) -> np.ndarray | None:
+    """[size] ids of codes, from code -> id; None where no code has one.
+
+    A code without an id has 0, as transformers has it.
+    """
+    if not found:
+        return None
+    out = np.zeros(max(size, *(code + 1 for code in found)), np.int32)
     out[list(found)] = list(found.values())
     return out
 
@@ -103,6 +115,7 @@ def coder(
     codec: Any,
     opener: str,
     mark: str,
+    start: int | None,
     **block: Any,
 ) -> Coder | None:
     """The coder of a family that reads and writes pictures as ids of its vocabulary.
@@ -111,17 +124,21 @@ def coder(
       codec: `codes.codec`, for pictures of one size.
       opener: the token that opens a picture. mark: what stands for one in the family's
         chat templates; where a template does not write it, the opener stands there.
+      start: as in `data.coder.Coder`.
       block: `before`, `after`, `row`, `row_end` of `models.grammar.Block`.
 
-    None where the codes' ids are no run of the vocabulary's, which a grammar needs.
+    None where codes have no ids, or such as are no run of the vocabulary's: a grammar
+    needs one.
     """
-    start, size = int(codes.ids.min()), codec.size
-    order = codes.ids - start
+    if codes.ids is None:
+        return None
+    first, size = int(codes.ids.min()), codec.size
+    order = codes.ids - first
     if sorted(order) != list(range(size)):
         return None
     open_id = tokenizer.convert_tokens_to_ids(opener)
-    kind = Block("image", open_id, start, size, codec.length, **block)
-    text_size = start if start + size >= cfg.vocab_size else cfg.vocab_size
+    kind = Block("image", open_id, first, size, codec.length, **block)
+    text_size = first if first + size >= cfg.vocab_size else cfg.vocab_size
     typed = mark in (tokenizer.chat_template or "")
     return Coder(
         Grammar(text_size, (kind,)),
@@ -129,6 +146,7 @@ def coder(
         {"image": codec},
         {"image": dict(codes.params)},
         order={"image": order},
+        start=start,
         marks={"image": codes.placeholder} if typed else {},
     )
 

@@ -4,7 +4,8 @@
     <|image end|>
 
 `Model.inputs` takes pictures of any size, as transformers. In records and answers they are
-squares of one size: then all but the codes is forced, and a grammar can say so.
+squares of one size (the middle of others): then all but the codes is forced, and a grammar
+can say so.
 """
 
 from __future__ import annotations
@@ -55,23 +56,15 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def codes_of(hf: Mapping[str, Any], codec: Any, params: Any) -> Codes:
-    """`vocabulary_map` names codes `<|visual token 000123|>`.
-
-    Raises ValueError: there is no such map.
-    """
+    """`vocabulary_map` names codes `<|visual token 000123|>`."""
     words = hf.get("vocabulary_map") or {}
     found = {
         int(word[-8:-2]): token
         for word, token in words.items()
         if word.startswith("<|visual token")
     }
-    if not found or "<|extra_200|>" not in words:
-        raise ValueError(
-            "config.json has no vocabulary_map with codes (<|visual token ...|>) and the "
-            "end of a row (<|extra_200|>): give that of the base model."
-        )
     ids = codes.numbered(found, codec.size)
-    return Codes(codec, params, ids, words.get("<image>"), words["<|extra_200|>"])
+    return Codes(codec, params, ids, words.get("<image>"), words.get("<|extra_200|>"))
 
 
 def coder(
@@ -106,6 +99,7 @@ def coder(
         codec,
         opener,
         mark,
+        tokenizer.bos_token_id,
         before=tuple(said),
         after=tuple(tokenizer.convert_tokens_to_ids([end, closer])),
         row=side,

@@ -62,9 +62,16 @@ def soft_coder(
         Grammar(cfg.vocab_size),
         texts | dict(marks or {}),
         soft=soft,
+        start=start(tokenizer),
         advance=advance,
         two_way=two_way,
     )
+
+
+def start(tokenizer: Any) -> int | None:
+    """What the tokenizer itself puts before a text, as HF's processors let it."""
+    bos = tokenizer.bos_token_id
+    return bos if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else None
 
 
 def _repeated(token: str, medium: Medium) -> str:

@@ -30,9 +30,10 @@ from alanything_jax.data import groups, media
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.models import codecs
 from alanything_jax.models.codecs import vq
+from alanything_jax.pipelines import codec_page
 from alanything_jax.schema import Part, parts_of
-from alanything_jax.training import codec_page, run_dir
 from alanything_jax.training import optimizer as optimizers
+from alanything_jax.training import run_dir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,9 @@ from alanything_jax.data import media
 from alanything_jax.data.quarantine import TooManyBad
 from alanything_jax.models import codecs
 from alanything_jax.models.codecs import vq
+from alanything_jax.pipelines import codec as training
+from alanything_jax.pipelines import codec_page
 from alanything_jax.playground import lexicon
-from alanything_jax.training import codec as training
-from alanything_jax.training import codec_page
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "codecs").glob("*.py"))
 
