@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from alanything_jax.algorithms.base import Algorithm
 from alanything_jax.data.groups import Data
+from alanything_jax.data.views import LABELLED
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.models.lora import Lora
 from alanything_jax.training.optimizer import Optimizer
@@ -101,8 +102,10 @@ def tiny(experiment: Experiment) -> Experiment:
     heldout = (
         12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
     )
+    # Generated rows are pairs: they have labels, but no critiques.
+    view = experiment.data.view if experiment.data.view in LABELLED else "answers"
     data = change(
-        experiment.data if made else Data("generated"),
+        experiment.data if made else Data("generated", view=view),
         path=paths if len(paths) > 1 else paths[0],
         heldout_path=None,
         heldout_groups=heldout,

@@ -45,6 +45,11 @@ class KTO:
 
     def annotate(self, batches, outputs):
         """The reference's sums [M, R], and the step's baseline z0 for each microbatch."""
+        if batches.table.shape[-1] < 2:
+            raise ValueError(
+                "KTO needs a mismatched response beside each labelled one, and no group "
+                'has any: set data.view="mismatched", and give several prompts.'
+            )
         sums = jax.vmap(masked.response_sum)
         fixed = sums(outputs["reference"].logps, batches)
         ratio = sums(outputs[CURRENT].logps, batches) - fixed

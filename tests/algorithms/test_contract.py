@@ -103,11 +103,9 @@ def parameters(kind):
 
 def _read(kind, params, packed, dtype="float32"):
     program = dataclasses.replace(READER[kind], compute_dtype=dtype)
-    runs = [
-        step.run_role(program, ROLE[kind], params, jax.tree.map(lambda x: x[m], packed))
-        for m in range(len(packed.tokens))
-    ]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *runs)
+    return jax.lax.map(
+        lambda batch: step.run_role(program, ROLE[kind], params, batch), packed
+    )
 
 
 def _pull(kind, params, packed, cotangent):

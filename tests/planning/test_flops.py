@@ -57,4 +57,4 @@ def test_experts_and_encoders_count_by_what_passes_through_them():
     }
     assert flops.active(cfg, sizes) == 100 + 800 * 2 // 8 + 30
     assert flops.active(toys.CONFIG, sizes) == 930
-    assert flops.of_encoders(sizes, {"vision": 5}, 6) == 6 * 5 * 7
+    assert flops.of_encoder(sizes, "vision", 5, 6) == 6 * 5 * 7

@@ -8,7 +8,7 @@ import pytest
 
 from alanything_jax import experiment as recipes
 from alanything_jax.cli.main import main
-from alanything_jax.planning import fit, page, plan, topology
+from alanything_jax.planning import abstract, fit, page, plan, topology
 
 pytest.importorskip("libtpu", reason="libtpu is not here: pip install 'jax[tpu]'")
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,19 @@ def test_a_sharded_step_is_compiled_and_accounted_for():
     assert 0 < found["estimated_mfu"] <= found["compute_bound_mfu"] < 1
     shown = page.page(found)
     assert "limit 15.75 GiB" in shown and "<script" not in shown
+
+
+def test_a_row_of_a_model_with_encoders_is_half_media():
+    experiment = recipe("dpo_qwen2_5_vl_3b", mesh=("fsdp=-1",))
+    still = dataclasses.replace(experiment.optimizer, rates=("encoders/*=0",))
+    experiment = dataclasses.replace(experiment, optimizer=still)
+    parts = abstract.abstract(experiment, topology.devices("v5e:2x2")[1])
+    batch = parts.accumulate[1][2]
+    # Four patches make one of the 128 tokens that are half of a row.
+    assert batch.media["vision"]["segment"].shape == (4, 512)
+    assert batch.media["vision"]["window"].sharding.spec[0] == ("replica", "fsdp")
+    frozen = [path for path in parts.live["frozen"] if "/encoders/" in path]
+    assert frozen and not [p for p in parts.live["parameters"] if "/encoders/" in p]
 
 
 def test_slices_are_joined_along_replica():
