@@ -59,9 +59,11 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "media": ["av"],
+        "math": ["math-verify"],
         "test": [
             "hypothesis",
             "ipykernel",
+            "math-verify",
             "nbclient",
             "nbformat",
             "pytest>=8",

@@ -1,0 +1,110 @@
+"""Several rewards as one: weights, clipping, whitening; and what happens when one fails."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from alanything_jax.rewards.rules import Reward
+from alanything_jax.schema import Message, Response
+
+Row = tuple[Sequence[Message], Response, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One reward in a sum: weight times its score, which is first held to `clip`."""
+
+    name: str
+    reward: Reward
+    weight: float = 1.0
+    clip: tuple[float, float] = (-np.inf, np.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+    """A sum of terms.
+
+    Attributes:
+      on_error: what a score that fails, times out or is not finite means: the row has no
+        reward ("drop": NaN, which a loop leaves out), this term has `floor`, or stop.
+      seconds: for one score.
+      whiten: the batch's sums are brought to mean 0 and variance 1.
+      workers: scores made at a time, by threads.
+    """
+
+    terms: tuple[Term, ...]
+    on_error: Literal["drop", "floor", "raise"] = "drop"
+    floor: float = 0.0
+    seconds: float = 30.0
+    whiten: bool = False
+    workers: int = 4
+
+    def __post_init__(self):
+        names = [term.name for term in self.terms]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"rewards {names}: give at least one, each its own name.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What a batch of n rows scored.
+
+    Attributes:
+      total: [n] float32, NaN where a row has no reward.
+      terms: name -> [n] float32, before weights; NaN where it failed.
+      errors: (name, kind of error) -> how often; `first`: the first one's words.
+    """
+
+    total: np.ndarray
+    terms: dict[str, np.ndarray]
+    errors: collections.Counter
+    first: str = ""
+
+
+def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
+    """Every row's reward.
+
+    A score that runs over its time is left to itself: Python cannot stop a thread. What it
+    holds is freed when it ends.
+
+    Raises whatever a reward raised, or TimeoutError, with on_error="raise".
+    """
+    errors: collections.Counter = collections.Counter()
+    words, terms = [], {}
+    for term in rewards.terms:
+        # A pool a term: one that hangs keeps no other waiting.
+        pool = concurrent.futures.ThreadPoolExecutor(rewards.workers)
+        jobs = [pool.submit(term.reward, *row) for row in rows]
+        values = np.full(len(rows), np.nan, np.float32)
+        for n, job in enumerate(jobs):
+            try:
+                value = float(job.result(timeout=rewards.seconds))
+                if not np.isfinite(value):
+                    raise ValueError(f"{value} is no score")
+                values[n] = np.clip(value, *term.clip)
+            # A reward is code of the user's: whatever it raises is counted here.
+            except Exception as error:
+                if rewards.on_error == "raise":
+                    raise
+                job.cancel()
+                errors[term.name, type(error).__name__] += 1
+                words.append(f"{term.name}, row {n}: {type(error).__name__}: {error}")
+        pool.shutdown(wait=False, cancel_futures=True)
+        terms[term.name] = values
+    filled = {
+        name: np.where(np.isnan(v), rewards.floor, v)
+        if rewards.on_error == "floor"
+        else v
+        for name, v in terms.items()
+    }
+    total = sum(term.weight * filled[term.name] for term in rewards.terms)
+    total = np.asarray(total, np.float32)
+    if rewards.whiten and np.sum(np.isfinite(total)) > 1:
+        total = (total - np.nanmean(total)) / max(float(np.nanstd(total)), 1e-6)
+    return Scored(total, terms, errors, words[0] if words else "")
