@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from alanything_jax.algorithms.base import Algorithm
+from alanything_jax.algorithms.base import CURRENT, Algorithm
 from alanything_jax.data.groups import Data
 from alanything_jax.data.views import LABELLED
 from alanything_jax.hub.source import ModelSource
@@ -72,6 +72,24 @@ class Experiment:
                 'reference="adapter_off" needs an adapter to switch off: set '
                 'adapter=Lora(...), or choose "cached" or "live".'
             )
+        if self.data.stream:
+            _check_stream(self)
+
+
+def _check_stream(experiment):
+    """Raises ValueError: the recipe asks for what only data read beforehand can give."""
+    data, roles = experiment.data, set(experiment.algorithm.roles)
+    frozen = roles - {*experiment.algorithm.trains, CURRENT}
+    cached = frozen and experiment.reference == "cached"
+    for wrong, advice in (
+        (experiment.train.steps is None, "it has no epochs: set train.steps"),
+        (data.heldout_groups, "hold out by data.heldout_path, not data.heldout_groups"),
+        (data.view == "mismatched", 'the view "mismatched" draws from all the data'),
+        (cached, 'nothing is "cached": set reference "live" or "adapter_off"'),
+    ):
+        if wrong:
+            said = f"data.stream={data.stream} reads records as they come; {advice}"
+            raise ValueError(f"{said}, or set data.stream=0.")
 
 
 def load(path: str | Path) -> Experiment:
@@ -99,13 +117,13 @@ def tiny(experiment: Experiment) -> Experiment:
     change = dataclasses.replace
     made = all(p.startswith("playground:") for p in experiment.data.paths)
     paths = tuple(map(tiny_path, experiment.data.paths)) if made else ("generated",)
-    heldout = (
-        12 if experiment.data.heldout_groups or experiment.data.heldout_path else 0
-    )
+    stream = experiment.data.stream
+    held = experiment.data.heldout_groups or experiment.data.heldout_path
+    heldout = 12 if held and not stream else 0
     # Generated rows are pairs: they have labels, but no critiques.
     view = experiment.data.view if experiment.data.view in LABELLED else "answers"
     data = change(
-        experiment.data if made else Data("generated", view=view),
+        experiment.data if made else Data("generated", view=view, stream=stream),
         path=paths if len(paths) > 1 else paths[0],
         heldout_path=None,
         heldout_groups=heldout,

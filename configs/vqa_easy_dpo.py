@@ -1,6 +1,6 @@
 """DPO of configs/vqa_easy.py's model on right and wrong answers to easy-VQA, on a CPU.
 
-alanything export runs/vqa_easy
+alanything export runs/vqa_easy runs/vqa_easy/export
 alanything train configs/vqa_easy_dpo.py
 """
 
@@ -30,7 +30,7 @@ def config() -> Experiment:
         optimizer=Optimizer("muon", learning_rate=5e-4, warmup_steps=20, b2=0.98),
         train=Train(steps=400, groups_per_step=64, checkpoint_every=100),
         compute=Compute(
-            row_tokens=128,
+            row_tokens=144,
             rows_per_microbatch=17,
             attention="dense",
             media_patches=72,

@@ -1,6 +1,6 @@
 """Accuracy on easy-VQA's test pictures, after configs/vqa_easy.py and vqa_easy_dpo.py.
 
-alanything export runs/vqa_easy_dpo
+alanything export runs/vqa_easy_dpo runs/vqa_easy_dpo/export
 alanything evaluate configs/vqa_easy_eval.py
 """
 

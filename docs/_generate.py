@@ -1,6 +1,7 @@
 """Pages made from the code when the site is built; nothing of them is kept by hand.
 
-mkdocs runs it as a hook (mkdocs.yml). `pages()` maps a place in the site to its content:
+mkdocs runs it as a hook (mkdocs.yml). `pages()` maps a place in the site to its content,
+`made()` a `<!-- made: NAME -->` in a page of docs/ to what stands there:
 
     recipes.md               a row per file of configs/, tables from docs/plans/*.json
     reference/commands.md    what every verb prints of itself
@@ -30,6 +31,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # mkdocs takes it out again.
 import _figures as figures  # noqa: E402
+import _tables as tables  # noqa: E402
 
 COMMAND = re.compile(r"^\s*(alanything \S.*?)(?:\s{2,}(.*))?$")
 # Field of a plan's figures (`planning.plan.Plan.to_json`) -> column, how it is written.
@@ -89,7 +91,11 @@ def pages() -> dict[str, str | bytes]:
 @functools.cache
 def made() -> dict[str, str]:
     """Pieces of pages by name."""
-    return {"pair": pair_table()}
+    from alanything_jax.data.media import MediaLimits
+
+    found = {name: table(*make()) for name, make in tables.TABLES.items()}
+    limits = fields_of(MediaLimits, level=3)
+    return {"pair": pair_table(), "limits": limits, **found}
 
 
 # -- recipes

@@ -12,12 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alanything_jax import experiment as recipes
 from alanything_jax.cli import data as data_verbs
 from alanything_jax.cli import plan, recipe
 from alanything_jax.cli.main import VERBS, main
+from alanything_jax.data import media
+from alanything_jax.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,7 +89,8 @@ IDS = [" ".join(argv) for _, argv in COMMANDS]
 
 def test_commands_are_found():
     pages = {page for page, _ in COMMANDS}
-    assert {"quickstart.md", "concepts.md", "recipes.md", "tpu_pods.md"} <= pages
+    hand = {"quickstart.md", "concepts.md", "models.md", "data.md", "tpu_pods.md"}
+    assert {"recipes.md", *hand} <= pages
     assert {argv[0] for _, argv in COMMANDS} >= set(VERBS)
 
 
@@ -145,6 +149,24 @@ def test_reference_names_every_field_and_verb():
         assert f"| `{field.name}` |" in page
     said = MAKE.commands()
     assert all(f"usage: alanything {verb}" in said for verb in VERBS)
+
+
+def test_tables_of_models_and_data():
+    made = MAKE.made()
+    for name in MAKE.tables.TABLES:
+        assert any(f"<!-- made: {name} -->" in text for text in TEXTS.values()), name
+    rows = [line.split(" | ")[:3] for line in made["families"].splitlines()]
+    assert ["| `llama`", "text", "text"] in rows
+    assert ["| `qwen2_5_omni`", "text, image, audio, video", "text"] in rows
+    assert ["| `janus`", "text, image", "text, images drawn"] in rows
+    assert ["| `emu3`", "text, image", "text, images in answers"] in rows
+    assert {row[0].strip("| `") for row in rows[2:]} == set(FAMILIES)
+    assert (
+        "| `text-to-audio` | text: `prompt` or `question` | audio: `response_1|2` |"
+        in (made["align_anything"])
+    )
+    assert "| `mimi` | audio | Mimi (Kyutai's" in made["codecs"]
+    assert "ShareGPT and LLaMA-Factory rows." in made["formats"]
 
 
 def test_what_docstrings_say_of_fields_is_found():
@@ -237,6 +259,10 @@ def test_every_command_runs(tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     for _, title, code in fences("json"):
         (tmp_path / title).write_text(code)
+        for name in re.findall(r'"([\w/]+\.png)"', code):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            grey = np.full((64, 64, 3), 128, np.uint8)
+            (tmp_path / name).write_bytes(media.dump("image", grey))
     wrong = []
     for page, argv in COMMANDS:
         if argv[:1] == ("train",) and any("gs://" in word for word in argv):

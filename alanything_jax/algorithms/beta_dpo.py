@@ -51,12 +51,12 @@ class BetaDPO:
         return {"reference_sum": fixed, "beta": jnp.full(len(fixed), share * self.beta)}
 
     def loss(self, batch, outputs):
-        """Term `beta_dpo` per pair; rewards are with the step's beta."""
+        """Term `beta_dpo` per pair; rewards are beta_0 * (log p - log p_ref)."""
         sums = masked.response_sum(outputs["policy"].logps, batch)
-        rewards = batch.numbers["beta"] * (sums - batch.numbers["reference_sum"])
-        chosen, rejected, mask = masked.pairs(rewards, batch.table)
-        losses = -jax.nn.log_sigmoid(chosen - rejected)
+        ratio = sums - batch.numbers["reference_sum"]
+        chosen, rejected, mask = masked.pairs(ratio, batch.table)
         beta = jnp.broadcast_to(batch.numbers["beta"], mask.shape)
+        losses = -jax.nn.log_sigmoid(beta * (chosen - rejected))
         terms = {"beta_dpo": masked.Term(1.0, *masked.mean(losses, mask))}
-        metrics = masked.pair_metrics(rewards, batch.table)
+        metrics = masked.pair_metrics(self.beta * ratio, batch.table)
         return terms, metrics | {"beta": masked.mean(beta, mask)}

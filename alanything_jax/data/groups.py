@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,11 @@ class Data:
         answer is desirable and the others are not.
       responses: "all" of a record, or the "chosen" one alone; "auto" takes the chosen one
         where the algorithm compares none, so that SFT never imitates rejected answers.
+      stream: 0 = all is read first; else records are read as they come and shuffled
+        within windows of so many. It needs `train.steps`, a "live" or "adapter_off"
+        reference, held-out rows by path, `compute.media_patches` for a model with
+        encoders. `max_bad_share` is looked at after each window.
+      stream_responses: K of a stream; 0 = as many as the algorithm compares.
       heldout_path: held-out rows; without it `heldout_groups` are split off by seed.
       max_group_tokens: longest group kept, its prompt counted once.
       truncation: what happens to a record over a limit.
@@ -75,6 +80,8 @@ class Data:
     view: views.View = "answers"
     templates: str = "llf"
     responses: Literal["auto", "all", "chosen"] = "auto"
+    stream: int = 0
+    stream_responses: int = 0
     heldout_path: str | None = None
     heldout_groups: int = 0
     split_seed: int = 0
@@ -110,11 +117,11 @@ def load_groups(
     data: Data,
     tokenizer: Any,
     min_responses: int,
-    quarantine_path: Path,
+    quarantine_path: Path | None,
     say: Callable[[str], None] = print,
     coder: Coder | None = None,
 ) -> tuple[list[EncodedGroup], list[EncodedGroup]]:
-    """Training and held-out groups of a source.
+    """Training and held-out groups of a source; of a stream the held-out ones alone.
 
     Raises:
       TooManyBad: more faulty records than `max_bad_share`.
@@ -125,13 +132,17 @@ def load_groups(
     needs = (tokenizer, coder, min_responses - (data.view == "mismatched"))
     groups = [
         dataclasses.replace(group, source=number)
-        for number, path in enumerate(data.paths)
-        for group in _encoded(data, path, needs, quarantine)
+        for number, path in enumerate(() if data.stream else data.paths)
+        for group in encoded(viewed(data, path), data, needs, quarantine)
     ]
     heldout: list[EncodedGroup] = []
     if data.heldout_path:
-        heldout = _encoded(data, data.heldout_path, needs, quarantine)
+        rows = viewed(data, data.heldout_path)
+        heldout = list(encoded(rows, data, needs, quarantine))
     quarantine.close()
+    if data.stream:
+        say(f"{len(heldout)} groups held out ({quarantine.summary()})")
+        return [], heldout
     name = " + ".join(data.paths)
     say(
         f"data {name}: {quarantine.seen} records, {len(groups) + len(heldout)} kept "
@@ -192,11 +203,20 @@ def mismatched(
     return out
 
 
-def _encoded(data, path, needs, quarantine):
-    """Every sound record of one path, tokenized; the others go to the quarantine."""
+def encoded(
+    rows: Iterable[tuple[str, int, Example | Exception]],
+    data: Data,
+    needs: tuple[Any, Coder | None, int],
+    quarantine: Quarantine,
+    check: Callable[[EncodedGroup], None] = lambda group: None,
+) -> Iterator[EncodedGroup]:
+    """Every sound one of some rows, tokenized; the others go to the quarantine.
+
+    `needs`: tokenizer, coder, responses that the algorithm compares. `check` raises
+    ValueError for a group that cannot be used.
+    """
     tokenizer, coder, min_responses = needs
-    groups = []
-    for row, example in _viewed(data, path):
+    for path, row, example in rows:
         quarantine.seen += 1
         try:
             if isinstance(example, Exception):
@@ -214,33 +234,36 @@ def _encoded(data, path, needs, quarantine):
                 )
             if min_responses > 1 and _undecided(example.feedback):
                 raise Undecided("feedback", "none of the responses is preferred.")
-            groups.append(encode(example, tokenizer, data.limits, coder))
+            group = encode(example, tokenizer, data.limits, coder)
+            check(group)
         except TooLong as error:
             quarantine.add(path, row, error, "over a token limit")
         except Undecided as error:
             quarantine.add(path, row, error, "without a preference")
         except ValueError as error:
             quarantine.add(path, row, error)
-    return groups
+        else:
+            yield group
 
 
 def _undecided(feedback):
     return feedback.chosen is None and not feedback.labels
 
 
-def _viewed(data, path):
-    """(row, Example) of a path, as the view shows them."""
+def viewed(data: Data, *paths: str) -> Iterator[tuple[str, int, Example | Exception]]:
+    """(path, row, Example) of some paths, as the view shows them."""
     plain = data.view in ("answers", *views.LABELLED)
     words = None if plain else views.templates(data.templates)
     how = (data.format, data.columns, data.sha256, data.subset, data.media_root)
-    for row, example in examples(path, *how):
+    rows = ((path, *item) for path in paths for item in examples(path, *how))
+    for path, row, example in rows:
         if isinstance(example, Exception) or data.view == "answers":
-            yield row, example
+            yield path, row, example
             continue
         found = list(views.of(example, data.view, words))
         if not found and data.view in views.LABELLED:
-            yield row, Undecided("feedback", "no response has a label.")
-        yield from ((row, e) for e in found)
+            yield path, row, Undecided("feedback", "no response has a label.")
+        yield from ((path, row, e) for e in found)
 
 
 def only_chosen(example: Example) -> Example:

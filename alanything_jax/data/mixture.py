@@ -50,23 +50,30 @@ def members(
         raise ValueError(
             f"a mixture of data sets of {list(sizes)} groups: one is empty."
         )
+    return [
+        (s, int(permutation(seed, n // sizes[s], sizes[s], s)[n % sizes[s]]))
+        for s, n in shown(seed, step, per_step, weights)
+    ]
+
+
+def shown(
+    seed: int, step: int, per_step: int, weights: Sequence[float]
+) -> list[tuple[int, int]]:
+    """(source, n) of the groups of step number `step`: each the n-th that it shows."""
     share = np.array(weights, np.float64) / np.sum(weights)
-    phase = np.random.default_rng([seed, len(sizes), 0x3217]).random(len(sizes))
+    phase = np.random.default_rng([seed, len(weights), 0x3217]).random(len(weights))
     first, last = step * per_step, (step + 1) * per_step
     # At time t some t groups were shown, up to one of each source more or less.
-    slack = len(sizes) + 1
+    slack = len(weights) + 1
     begin = [_shown(first - slack, w, u) for w, u in zip(share, phase, strict=True)]
     end = [_shown(last + slack, w, u) for w, u in zip(share, phase, strict=True)]
-    shown = sorted(
+    around = sorted(
         ((n + phase[s]) / share[s], s, n)
-        for s in range(len(sizes))
+        for s in range(len(weights))
         for n in range(begin[s], end[s])
     )
     skip = first - sum(begin)
-    return [
-        (s, int(permutation(seed, n // sizes[s], sizes[s], s)[n % sizes[s]]))
-        for _, s, n in shown[skip : skip + per_step]
-    ]
+    return [(s, n) for _, s, n in around[skip : skip + per_step]]
 
 
 def _shown(time: float, share: float, phase: float) -> int:

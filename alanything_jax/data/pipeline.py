@@ -102,6 +102,10 @@ class StepSource:
         groups = [self.groups[n] for n in chosen]
         return pack(step, groups, self.layout, self.couples, numbers, self.rows)
 
+    def steps(self, start: int, stop: int) -> Iterator[StepData]:
+        """See `iterate`."""
+        return iterate(self, start, stop)
+
     def num_steps(self) -> int:
         """Steps that show every group once (the last may be short)."""
         return -(-len(self.groups) // self.groups_per_step)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from alanything_jax.data.files import write_aside
+from alanything_jax.data.files import lines, write_aside
 
 
 class TooManyBad(ValueError):
@@ -19,12 +19,12 @@ class Quarantine:
     """Collects what is left out while a source is read.
 
     Attributes:
-      path: the list, written by `close`.
+      path: the list, written by `close`; None where another process writes it.
       max_share: share of faulty records (too long ones do not count) that is tolerated.
       unknown: columns that a format did not know and kept, and in how many records.
     """
 
-    path: Path
+    path: Path | None
     max_share: float = 0.05
     entries: list[dict] = dataclasses.field(default_factory=list)
     seen: int = 0
@@ -48,8 +48,22 @@ class Quarantine:
 
         Raises TooManyBad: with the first reasons.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(self.path, "".join(json.dumps(e) + "\n" for e in self.entries))
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # What a stream added before a stop stays.
+            streamed = [e for e in lines(self.path) if "step" in e]
+            write_aside(self.path, _listed([*self.entries, *streamed]))
+        self.check()
+
+    def append(self, first: int, step: int) -> None:
+        """List the entries from number `first` on as those of a stream's step."""
+        some = [entry | {"step": step} for entry in self.entries[first:]]
+        if some and self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_listed(some))
+
+    def check(self) -> None:
+        """Raises TooManyBad: with the first reasons."""
         bad = self.faults
         if bad and len(bad) > self.max_share * self.seen:
             said = (f"{e['source']} row {e['row']}: {e['reason']}" for e in bad[:5])
@@ -70,3 +84,7 @@ class Quarantine:
             names = ", ".join(f"{name} ({n})" for name, n in self.unknown.items())
             said += f"; unknown columns, kept in `extra`: {names}"
         return said
+
+
+def _listed(entries):
+    return "".join(json.dumps(entry) + "\n" for entry in entries)

@@ -111,9 +111,7 @@ def _labelled(example, view):
     labels = feedback.labels
     if not labels and feedback.chosen is not None:
         labels = tuple(n == feedback.chosen for n in range(len(example.responses)))
-    for n, (response, label) in enumerate(
-        zip(example.responses, labels, strict=bool(labels))
-    ):
+    for n, (response, label) in enumerate(zip(example.responses, labels, strict=False)):
         if label is None:
             continue
         prompt, answers = example.prompt, (response,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,14 @@ def load(
     tokenizer = read_tokenizer(directory)
     model = with_codes(model, config, directory)
     if coder is None and tokenizer is not None:
-        coder = coder_of(model, tokenizer, config, directory)
+        try:
+            coder = coder_of(model, tokenizer, config, directory)
+        except (ValueError, TypeError, AttributeError) as error:
+            # Odd processor files: weights and arrays of HF's processor are of use without.
+            warnings.warn(
+                f"{directory}: records with media cannot be read, `coder` is None: {error}",
+                stacklevel=2,
+            )
         if coder is not None and coder.grammar.blocks:
             cfg = dataclasses.replace(model.config, grammar=coder.grammar)
             model = dataclasses.replace(model, config=cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -21,7 +22,9 @@ from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import PROCESSOR_FILES
 from alanything_jax.models import families
 from alanything_jax.models.families import anything
+from alanything_jax.models.model import Model
 from alanything_jax.models.params import flatten
+from alanything_jax.schema import Batch
 
 MANIFEST = "alanything_manifest.json"
 
@@ -235,10 +238,17 @@ def probe(
         ids = [free[(7 * n * n + 3 * n + 11) % len(free)] for n in range(12)]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
     if "score" in bundle.params.get("heads", {}):
-        scores = jax.jit(bundle.model.scores)(params, inputs)
-        return list(ids), [float(scores[0, -1])]
-    logits = np.asarray(jax.jit(bundle.model.logits)(params, inputs))[0, -1]
+        return list(ids), [float(outputs(bundle.model, params, inputs, True)[0, -1])]
+    logits = np.asarray(outputs(bundle.model, params, inputs))[0, -1]
     return list(ids), [float(x) for x in logits[:: max(1, size // 8)][:8]]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def outputs(
+    model: Model, params: dict[str, Any], inputs: Batch, scoring: bool = False
+) -> jax.Array:
+    """Logits [B, T, V], or the scores [B, T] of a reward model."""
+    return (model.scores if scoring else model.logits)(params, inputs)
 
 
 def _named_ids(config):

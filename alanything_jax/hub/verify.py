@@ -6,14 +6,12 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.load import load
-from alanything_jax.hub.save import MANIFEST, file_hash, probe
+from alanything_jax.hub.save import MANIFEST, file_hash, outputs, probe
 
 TOLERANCE = 1e-4
 
@@ -142,8 +140,7 @@ def _transformers(directory, bundle):
     with torch.no_grad():
         theirs = model.eval()(torch.tensor([ids])).logits.numpy()[0]
     inputs = bundle.model.inputs(input_ids=np.array([ids]))
-    read: Any = bundle.model.scores if scoring else bundle.model.logits
-    ours = np.asarray(jax.jit(read)(bundle.params, inputs))[0]
+    ours = np.asarray(outputs(bundle.model, bundle.params, inputs, scoring))[0]
     # Chameleon never says codes of pictures: it gives those the least number there is.
     said = theirs > np.finfo(np.float32).min
     gap = float(np.max(np.abs(theirs - (ours[-1:] if scoring else ours))[said]))

@@ -64,7 +64,8 @@ def train(
     say = say if distributed.is_primary() else (lambda line: None)
     began = time.time()
     run = run_dir.open_run(directory or Path("runs") / experiment.name, experiment)
-    prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
+    quarantine = run.path / "quarantine.jsonl"
+    prepared = prepare(experiment, quarantine, say)
     total = num_steps(experiment, len(prepared.train.groups))
     transformation = optimizers.make(experiment.optimizer, total, prepared.rates)
     with (
@@ -78,7 +79,7 @@ def train(
         if start:
             state = checkpoints.restore(saved, state, start)
             say(f"resuming {run} after step {start} of {total}")
-        for path in (run.metrics, run.timing):
+        for path in (run.metrics, run.timing, quarantine):
             run_dir.cut_after(path, start if start else -1)
         parts = compiled.compile_parts(prepared, transformation)
         steps = range(start, total)
@@ -116,7 +117,7 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, record):
         if steps.start == 0 and prepared.heldout:
             with record.span("evaluation"):
                 run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
-        source = iter(pipeline.iterate(prepared.train, steps.start, total))
+        source = prepared.train.steps(steps.start, total)
         for number in range(steps.start + 1, total + 1):
             waited = time.perf_counter()
             with record.span("data wait"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
-from alanything_jax.data import fetch, packing, pipeline, soft
+from alanything_jax.data import fetch, packing, pipeline, soft, streaming
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
@@ -52,7 +51,7 @@ class Prepared:
     frozen: Flat
     shardings: dict[str, Any]
     rates: dict[str, np.ndarray]
-    train: pipeline.StepSource
+    train: pipeline.StepSource | streaming.StreamSource
     heldout: pipeline.StepSource | None
 
 
@@ -81,27 +80,28 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
     )
-    with tempfile.TemporaryDirectory() as elsewhere:
-        train, heldout = load_groups(
-            experiment.data,
-            bundle.tokenizer,
-            algorithm.min_responses,
-            quarantine if distributed.is_primary() else Path(elsewhere) / "bad.jsonl",
-            say,
-            bundle.coder,
-        )
-    program = program_of(experiment, bundle.model.config)
+    data, wide = experiment.data, algorithm.min_responses
+    listed = quarantine if distributed.is_primary() else None
+    needs = (bundle.tokenizer, bundle.coder, wide)
+    train, heldout = load_groups(data, needs[0], wide, listed, say, bundle.coder)
+    per_step = experiment.train.groups_per_step
+    known, compute, config = [*train, *heldout], experiment.compute, bundle.model.config
+    if data.stream:
+        media = streaming.media_plans(config.encoders, compute.media_patches)
+        wide = data.stream_responses or wide
+    else:
+        media, wide = media_plans(known, compute, config), 0
+    program = program_of(experiment, config)
     trainable, frozen, rates, shardings = partition(
         experiment, program, bundle, mesh, table, scoring
     )
-    size = max(len(group.branches) for group in [*train, *heldout])
     layout = packing.Layout(
-        rows=meshes.rows(mesh, table, experiment.compute.rows_per_microbatch),
-        row_tokens=experiment.compute.row_tokens,
-        groups=experiment.train.groups_per_step,
-        responses=size,
+        rows=meshes.rows(mesh, table, compute.rows_per_microbatch),
+        row_tokens=compute.row_tokens,
+        groups=per_step,
+        responses=max([wide, *(len(group.branches) for group in known)]),
         numbers=tuple(algorithm.numbers),
-        media=media_plans([*train, *heldout], experiment.compute, bundle.model.config),
+        media=media,
     )
     numbers = [None, None]
     if program.frozen_roles and experiment.reference == "cached":
@@ -112,20 +112,16 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
                 program, params, (train, heldout), layout, mesh, table, say
             )
     own = pjit.own_rows(mesh, table, layout.rows) if distributed.several() else None
+    how = (layout, per_step, experiment.seed, algorithm.couples)
 
     def source(groups, numbers, shuffle):
-        return pipeline.StepSource(
-            groups,
-            layout,
-            experiment.train.groups_per_step,
-            experiment.seed,
-            algorithm.couples,
-            numbers,
-            shuffle,
-            own,
-            experiment.data.weights,
-        )
+        return pipeline.StepSource(groups, *how, numbers, shuffle, own, data.weights)
 
+    feed = (
+        streaming.StreamSource(data, needs, listed, *how, own, say)
+        if data.stream
+        else source(train, numbers[0], True)
+    )
     # The weights are the loop's now, which gives them away step by step.
     bundle = dataclasses.replace(bundle, params={})
     return Prepared(
@@ -137,7 +133,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         frozen,
         shardings,
         rates,
-        source(train, numbers[0], True),
+        feed,
         source(heldout, numbers[1], False) if heldout else None,
     )
 

@@ -186,7 +186,7 @@ def cut_after(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             break
-        if record["step"] > step:
+        if record.get("step", step) > step:
             break
         kept.append(line + "\n")
     write_aside(path, "".join(kept))

@@ -1,7 +1,6 @@
 """Mixtures and streams: shares, epochs, and any place reached by arithmetic."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
@@ -18,8 +17,6 @@ from alanything_jax import experiment as recipes
 from alanything_jax.cli import recipe as commands
 from alanything_jax.data import groups, mixture, packing, pipeline, sources, streaming
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
-from alanything_jax.data.encode import BadRecord, Limits, encode
-from tests import toys
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "dpo_smollm2.py"
 MIXED = st.lists(
@@ -160,57 +157,6 @@ def test_windows_epochs_and_seeds_differ():
         list(itertools.islice(streaming.window(iter(range(3)), 2, 0), 4))
     with pytest.raises(ValueError, match="must hold one"):
         next(streaming.window([1], 0, 0))
-
-
-def stream(rows, bad, **changes):
-    def told(number, error):
-        bad.append((number, str(error)))
-
-    tokenizer = byte_tokenizer()
-    layout = packing.Layout(2, 512, 4, 2)
-    make = functools.partial(encode, tokenizer=tokenizer, limits=Limits())
-    return streaming.StreamSource(rows, make, told, layout, 4, 6, 3, **changes)
-
-
-def same(one, other):
-    assert one.ids == other.ids and one.step == other.step
-    for a, b in zip(one.microbatches, other.microbatches, strict=True):
-        for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
-            np.testing.assert_equal(x, y)
-
-
-def test_steps_of_a_stream_resume_and_bad_rows_shift_none(tmp_path):
-    path = write(tmp_path / "s.jsonl", "s", 14)
-    rows = streaming.Reopened(functools.partial(groups.examples, path))
-    walked = list(stream(rows, bad := []).steps(0, 9))
-    for one, other in zip(walked[5:], stream(rows, []).steps(5, 9), strict=True):
-        same(one, other)
-    assert [len(d.ids) for d in walked] == [4] * 9 and not bad
-    lines = pathlib.Path(path).read_text().splitlines()
-    broken = [
-        *lines[:3],
-        "{",
-        json.dumps({"prompt": "a", "completion": ""}),
-        *lines[5:],
-    ]
-    pathlib.Path(path).write_text("\n".join(broken) + "\n")
-    shown = list(stream(rows, bad).steps(0, 3))
-    for one, other in zip(walked, shown, strict=False):
-        assert [i for i in one.ids if i[-2:] not in ("-3", "-4")] == list(other.ids)
-    assert sorted(set(n for n, _ in bad)) == [3, 4]
-    with pytest.raises(ValueError, match="all 4 rows of step 0 are bad"):
-        list(stream([(0, BadRecord("x", "bad"))], []).steps(0, 1))
-
-
-def test_more_responses_than_the_layout_holds():
-    wide = toys.group(np.random.default_rng(0), "w", sizes=(2, 2, 2))
-    source = dataclasses.replace(
-        stream([(0, None), (1, None)], bad := []),
-        encode=lambda example, found=iter([wide] * 9): next(found),
-    )
-    with pytest.raises(ValueError, match="all 4 rows"):
-        list(source.steps(0, 1))
-    assert bad[0][1] == "responses: 3; the layout has 2."
 
 
 def test_rows_from_elsewhere_and_from_the_middle():

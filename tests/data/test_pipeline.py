@@ -94,8 +94,8 @@ def test_too_long_and_missing_numbers_are_named():
         ValueError, match="record long needs 2 rows .* raise rows_per_micro"
     ):
         packing.plan([long], packing.Layout(1, 30, 1, 2), True)
-    layout = packing.Layout(1, 64, 1, 2, ("label",))
-    with pytest.raises(ValueError, match="have no 'label' .first: .'long'"):
+    layout = packing.Layout(1, 64, 1, 2, ("weight",))
+    with pytest.raises(ValueError, match="have no .weight. .first: .'long'):
         packing.lay_out([long], packing.plan([long], layout, True)[0], layout)
     with pytest.raises(ValueError, match="no record is left to train on"):
         source([])

@@ -116,7 +116,7 @@ def _medium(settings, mel, real):
 
 
 def resample(samples: np.ndarray, rate: int, to: int = RATE) -> np.ndarray:
-    """float32 [n] at `rate` -> [ceil(n * to / rate)] at `to`, by windowed sincs.
+    """float32 [n] at `rate` Hz -> [ceil(n * to / rate)] at `to` Hz, by windowed sincs.
 
     Kept are frequencies up to some 91% of the lower rate's half; what would fold is 80 dB
     down. (The kept libraries have no resampler: soundfile reads, PyAV is an extra.)

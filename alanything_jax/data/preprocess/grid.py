@@ -16,9 +16,11 @@ from alanything_jax.schema import Medium, Modality
 
 @dataclasses.dataclass(frozen=True)
 class GridVision:
-    """The first six come from config.json; the others from the processor's config.
+    """The first seven come from config.json; the others from the processor's config.
 
     Attributes:
+      patch_size: pixels of a side. merge_size: n where n x n patches are one output.
+      temporal_patch_size: frames.
       window_size: pixels of a window of attention; None = no windows.
       position_side: n where the encoder's table of positions is n x n; None = no table.
       tokens_per_second: steps of `grid`'s t in a second of video; None = it counts

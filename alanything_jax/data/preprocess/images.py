@@ -99,21 +99,21 @@ def smart_size(
 
 
 def resize(image: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
-    """uint8 [h, w, 3] at (height, width) `size`."""
+    """uint8 [h, w, 3] -> uint8 [*size, 3] by Pillow's filter; `size` is (height, width)."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(image).resize(size[::-1], resample))
 
 
 def short_side(height: int, width: int, edge: int) -> tuple[int, int]:
-    """The size with its shorter side at `edge`."""
+    """(height, width) in pixels with the shorter side at `edge`."""
     short, long = sorted((height, width))
     grown = int(edge * long / short)
     return (grown, edge) if width <= height else (edge, grown)
 
 
 def long_side(height: int, width: int, edge: int, least: int) -> tuple[int, int]:
-    """The size with its longer side at `edge`, and none below `least`."""
+    """(height, width) in pixels with the longer side at `edge`, none below `least`."""
     scale = edge / max(height, width)
     return max(round(height * scale), least), max(round(width * scale), least)
 

@@ -19,6 +19,7 @@ class SquareVision:
     """From config.json: `image_size`, `patch_size`, `pool`, `class_token`, `keep_class`.
 
     Attributes:
+      image_size, patch_size: pixels of a side.
       pool: pool x pool patches are averaged to one output.
       class_token: the encoder has a place before the patches; `keep_class`: it is an
         output too.

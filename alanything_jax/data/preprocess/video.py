@@ -79,7 +79,7 @@ def pad_frames(frames: np.ndarray, temporal: int) -> np.ndarray:
 
 
 def seconds(indices: np.ndarray, fps: float, temporal: int = 2) -> np.ndarray:
-    """[t] float64: the middle of each temporal patch, that Qwen3-VL writes as text.
+    """[t] float64: the middle of each temporal patch in seconds; Qwen3-VL writes it as text.
 
     Args:
       indices: as `sample` returns them.

@@ -169,7 +169,9 @@ def from_hf(
         )  # fmt: skip
     else:
         side = vq_config.get("resolution", 512)
-        crop = processor.get("crop_size") or {"height": side, "width": side}
+        crop = processor.get("crop_size") or side
+        if isinstance(crop, int):
+            crop = {"height": crop, "width": crop}
         codec = VQGAN(crop["height"], crop["width"], patch)
     stated = pictures.preprocessing(processor)
     return dataclasses.replace(codec, size=len(params[TABLE]), **stated), params

@@ -57,7 +57,8 @@ def names(cfg: DecoderConfig) -> dict[str, tuple]:
 
 
 def codes_of(hf: Mapping[str, Any], codec: Any, params: Any) -> Codes:
-    """`vocabulary_map` names codes `IMGIMG`, digits as letters A to J, `Z`."""
+    """The codec, and its codes' ids: `vocabulary_map` has them by `IMGIMG`, the code's digits
+    as letters A to J, `Z`."""
     words = hf.get("vocabulary_map") or {}
     found = {
         int(word[6:-1].translate(_DIGITS)): token

@@ -39,10 +39,11 @@ class Codes:
     def of_pixels(
         self, pixels: np.ndarray, sizes: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """The ids of each picture, rows one after another.
+        """The ids of each picture, int32 [n], rows one after another.
 
         Args:
-          pixels: [N, 3, H, W], normalised. sizes: [N, 2], what is not padding.
+          pixels: [N, 3, H, W], normalised. sizes: [N, 2], the height and width in pixels
+            that are no padding.
 
         Raises ValueError: codes have no ids.
         """

@@ -16,7 +16,10 @@ from alanything_jax.schema import Batch
 
 
 def base_config(hf: Mapping[str, Any], **family: Any) -> DecoderConfig:
-    """The fields every family spells alike, and what the family adds."""
+    """The fields every family spells alike, and what the family adds.
+
+    Raises ValueError: a rope, or a `hidden_act`, that we do not have.
+    """
     theta, scaling = rope(hf)
     heads = hf["num_attention_heads"]
     fields = dict(

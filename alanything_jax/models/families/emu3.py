@@ -56,7 +56,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def codes_of(hf: Mapping[str, Any], codec: Any, params: Any) -> Codes:
-    """`vocabulary_map` names codes `<|visual token 000123|>`."""
+    """The codec, and its codes' ids: `vocabulary_map` has code 123 by
+    `<|visual token 000123|>`."""
     words = hf.get("vocabulary_map") or {}
     found = {
         int(word[-8:-2]): token

@@ -47,7 +47,7 @@ def soft_coder(
       said: kind -> (that token's text, a medium) -> what the mark becomes, if not the
         token once for each output.
     """
-    texts = {kind: tokenizer.convert_ids_to_tokens(i) for kind, i in tokens.items()}
+    texts = dict(zip(tokens, named(tokenizer, *tokens.values()), strict=True))
     ways = {kind: _repeated for kind in tokens} | dict(said or {})
     soft = {
         kind: Soft(
@@ -66,6 +66,17 @@ def soft_coder(
         advance=advance,
         two_way=two_way,
     )
+
+
+def named(tokenizer: Any, *ids: int) -> list[str]:
+    """The tokens of ids that config.json names; ValueError: the tokenizer lacks one."""
+    found = tokenizer.convert_ids_to_tokens(ids)
+    if None in found:
+        raise ValueError(
+            f"config.json names the tokens {list(ids)} for media; the tokenizer has for them "
+            f"{found}. Give the one that belongs to the model."
+        )
+    return found
 
 
 def start(tokenizer: Any) -> int | None:

@@ -24,7 +24,12 @@ from alanything_jax.models.families.common import (
     rope,
     text_names,
 )
-from alanything_jax.models.families.frontend import Configs, media_settings, soft_coder
+from alanything_jax.models.families.frontend import (
+    Configs,
+    media_settings,
+    named,
+    soft_coder,
+)
 from alanything_jax.schema import Batch
 
 # What a config.json may leave out; hub files of the larger models do.
@@ -162,9 +167,10 @@ def coder(
     tokenizer: Any, cfg: DecoderConfig, hf: Mapping[str, Any], processors: Configs
 ) -> Coder:
     """Pictures for the tower; the template writes one token where a picture begins."""
-    begin, end = (
-        tokenizer.convert_ids_to_tokens(hf.get(f"{name}_token_index", default))
-        for name, default in (("boi", 255_999), ("eoi", 256_000))
+    begin, end = named(
+        tokenizer,
+        hf.get("boi_token_index", 255_999),
+        hf.get("eoi_token_index", 256_000),
     )
 
     def said(token, medium):

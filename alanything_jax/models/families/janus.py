@@ -155,7 +155,11 @@ def drawing(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def mlp(x: jax.Array, stack: list[dict[str, jax.Array]], activation: str) -> jax.Array:
-    """Linear layers with the activation between them."""
+    """x [..., in] through linear layers, the activation between them.
+
+    Args:
+      stack: a layer each: {"kernel": [in, out], "bias": [out]}.
+    """
     for n, layer in enumerate(stack):
         x = layers.ACTIVATIONS[activation](x) if n else x
         x = layers.dense(x, layer, None, 1, 1.0)

@@ -32,7 +32,9 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
         hf["moe_intermediate_size"],
         bool(hf.get("norm_topk_prob", False)),
     )
-    return qwen3.config_from_hf(hf, moe=moe)
+    # Its window, where one is used, is of every layer.
+    every = ["sliding_attention"] * hf["num_hidden_layers"]
+    return qwen3.config_from_hf({**hf, "layer_types": every}, moe=moe)
 
 
 def _names(cfg: DecoderConfig) -> Names:

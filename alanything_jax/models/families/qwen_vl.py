@@ -16,6 +16,7 @@ from alanything_jax.models.families.common import Names
 from alanything_jax.models.families.frontend import (
     Configs,
     media_settings,
+    named,
     soft_coder,
 )
 from alanything_jax.models.families.towers import activation
@@ -192,12 +193,11 @@ def coder(
     settings = media_settings(configs, hf)
     if not by_frame:
         return soft_coder(tokenizer, cfg, settings, tokens)
-    start, end, pad = tokenizer.convert_ids_to_tokens(
-        [
-            hf.get("vision_start_token_id", 151652),
-            hf.get("vision_end_token_id", 151653),
-            vit.video_token,
-        ]
+    start, end, pad = named(
+        tokenizer,
+        hf.get("vision_start_token_id", 151652),
+        hf.get("vision_end_token_id", 151653),
+        vit.video_token,
     )
 
     def said(token, video):
