@@ -91,7 +91,8 @@ def load(
         except (ValueError, TypeError, AttributeError) as error:
             # Odd processor files: weights and arrays of HF's processor are of use without.
             warnings.warn(
-                f"{directory}: records with media cannot be read, `coder` is None: {error}",
+                f"{directory}: records with media cannot be read, `coder` is None: "
+                f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
         if coder is not None and coder.grammar.blocks:

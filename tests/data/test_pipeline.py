@@ -95,7 +95,7 @@ def test_too_long_and_missing_numbers_are_named():
     ):
         packing.plan([long], packing.Layout(1, 30, 1, 2), True)
     layout = packing.Layout(1, 64, 1, 2, ("weight",))
-    with pytest.raises(ValueError, match="have no .weight. .first: .'long'):
+    with pytest.raises(ValueError, match="have no 'weight' .first: .'long'"):
         packing.lay_out([long], packing.plan([long], layout, True)[0], layout)
     with pytest.raises(ValueError, match="no record is left to train on"):
         source([])

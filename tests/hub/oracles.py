@@ -51,6 +51,11 @@ FAMILIES = {
         "Qwen3MoeConfig",
         EXPERTS | {"norm_topk_prob": False, "tie_word_embeddings": True},
     ),
+    # Every layer slides, whatever `max_window_layers` says.
+    "qwen3-moe-sliding": (
+        "Qwen3MoeConfig",
+        EXPERTS | {"use_sliding_window": True, "sliding_window": 4},
+    ),
 }
 
 

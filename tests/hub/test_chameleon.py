@@ -159,7 +159,11 @@ def test_what_a_config_leaves_out_and_what_it_must_say(tmp_path):
     sizes = (cfg.width, cfg.num_kv_heads, cfg.head_width, cfg.vocab_size, cfg.norm_eps)
     assert sizes == (4096, 32, 128, 65536, 1e-5) and cfg.norm_place == "after"
     make(words={"<image>": 95}).save_pretrained(tmp_path)
+    # As files of transformers 4 may, in place of height and width.
+    (tmp_path / "preprocessor_config.json").write_text('{"crop_size": 6}')
     bundle = hub.load(tmp_path)
+    codec = bundle.model.codes.codec
+    assert (codec.height, codec.width) == (6, 6)
     with pytest.raises(ValueError, match="no vocabulary_map that says"):
         bundle.model.inputs(**pictures.rows(SIDE, 16, 45, IMAGE))
 

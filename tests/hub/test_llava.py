@@ -1,11 +1,14 @@
 """LLaVA against transformers, on tiny random models of each text family and tower."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 import transformers
 
 from alanything_jax import hub
+from alanything_jax.data.byte_tokenizer import byte_tokenizer
 from alanything_jax.models import families
 from tests.hub import oracles, pictures
 
@@ -154,6 +157,33 @@ def test_what_a_text_config_leaves_out():
 def test_what_is_not_supported_is_said(wrong, says):
     with pytest.raises(ValueError, match=says):
         families.family_of("llava").config(wrong)
+
+
+@pytest.mark.parametrize(
+    "processor, image, says",
+    [
+        ({"do_resize": False}, pictures.IMAGE, "do_resize = False"),
+        ({"crop_size": 10}, pictures.IMAGE, "crop_size 10 in the processor's config"),
+        ({}, 500, r"names the tokens \[500\] for media; the tokenizer has .*None"),
+    ],
+)
+def test_odd_files_beside_the_weights_cost_the_coder_alone(
+    processor, image, says, tmp_path
+):
+    model, arrays = make(), pictures.rows(12, 9, 30)
+    expected = pictures.theirs(model, arrays)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"image_token_index": image})
+    )
+    with pytest.warns(UserWarning, match=f"`coder` is None: .*{says}"):
+        bundle = hub.load(tmp_path)
+    assert bundle.coder is None
+    if image == pictures.IMAGE:
+        assert pictures.gap(bundle, arrays, expected) <= 1e-4
 
 
 def test_pictures_and_placeholders_must_fit(tmp_path):
