@@ -38,9 +38,9 @@ def tokens_of(
         )
     tokens = np.asarray(arrays["input_ids"], np.int32)
     real = np.asarray(arrays.get("attention_mask", np.ones_like(tokens)), np.int32)
-    if real.shape != tokens.shape:
+    if tokens.ndim != 2 or real.shape != tokens.shape:
         raise ValueError(
-            f"attention_mask {real.shape} and input_ids {tokens.shape} differ."
+            f"input_ids {tokens.shape} and attention_mask {real.shape}: both are [B, T]."
         )
     return tokens, real
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from alanything_jax import hub
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.verify import verify
+from alanything_jax.models import families
 from tests.hub import oracles
 
 
@@ -87,6 +88,22 @@ def test_old_and_new_config_spellings(spelling, tmp_path):
     assert cfg.rope_theta == 500000.0
     assert cfg.rope_scaling.factor == 8.0
     assert cfg.rope_scaling.original_max_positions == 64
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-moe"])
+def test_a_config_without_head_dim(name):
+    """transformers takes 128 in Qwen3, else the width over the heads."""
+    config = transformers.AutoConfig.for_model(
+        name.replace("-", "_"),
+        hidden_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    hf = config.to_dict()
+    hf.pop("head_dim", None)
+    width = families.family_of(hf["model_type"]).config(hf).head_width
+    assert width == (128 if name == "qwen3" else 12)
+    assert getattr(config, "head_dim", 12) == width
 
 
 def test_reward_model_is_a_sequence_classifier(tmp_path):
@@ -168,7 +185,7 @@ def test_missing_shard_and_missing_weights(tmp_path):
 
 def test_unknown_family_and_rope(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"model_type='bert'; supported are \['llama'"):
+    with pytest.raises(ValueError, match=r"model_type='bert'; supported are .*'llama'"):
         hub.load(tmp_path)
     oracles.make("llama").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -205,3 +222,6 @@ def test_unknown_input_array(tmp_path):
     bundle = hub.load(tmp_path)
     with pytest.raises(ValueError, match="pixel_values"):
         bundle.model.inputs(input_ids=np.ones((1, 2)), pixel_values=np.ones(3))
+    for ids, mask in ((np.ones(2), np.ones(2)), (np.ones((1, 2)), np.ones((1, 3)))):
+        with pytest.raises(ValueError, match=r"both are \[B, T\]"):
+            bundle.model.inputs(input_ids=ids, attention_mask=mask)

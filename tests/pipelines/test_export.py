@@ -15,6 +15,7 @@ from alanything_jax import experiment as recipes
 from alanything_jax import hub
 from alanything_jax.hub.source import tiny_bundle
 from alanything_jax.hub.verify import verify
+from alanything_jax.models.families import FAMILIES
 
 FOUND = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 # The recipes that `alanything train` takes; others have tests of their own.
@@ -52,10 +53,15 @@ def scoring(recipe):
     return "scores" in recipe.algorithm.roles.values()
 
 
+def architecture(recipe):
+    family = FAMILIES["llava" if recipe.model.vision else recipe.model.family]
+    return family.classifier if scoring(recipe) else family.architecture
+
+
 def theirs(recipe, directory):
-    kind = transformers.AutoModelForCausalLM
-    if scoring(recipe):
-        kind = transformers.AutoModelForSequenceClassification
+    (name,) = json.loads((directory / "config.json").read_text())["architectures"]
+    assert name == architecture(recipe)
+    kind = getattr(transformers, name)
     model, info = kind.from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
@@ -76,10 +82,7 @@ def test_every_recipe_trains_and_its_export_is_sound(run):
     assert all(np.isfinite(list(line.values())).all() for line in lines)
     checks = verify(out)
     assert checks and all(check.passed for check in checks), checks
-    config = json.loads((out / "config.json").read_text())
-    kind = "SequenceClassification" if scoring(recipe) else "CausalLM"
-    family = "Qwen3" if recipe.model.family == "qwen3" else "Llama"
-    assert config["architectures"] == [f"{family}For{kind}"]
+    theirs(recipe, out)
     assert "alanything" in (out / "README.md").read_text()
 
 

@@ -12,6 +12,7 @@ from alanything_jax.models.families.common import base_config, sliding, text_fam
 def config_from_hf(hf: Mapping[str, Any], **more: Any) -> DecoderConfig:
     """Our config from a parsed config.json; `more` are fields of kindred families."""
     bias = bool(hf.get("attention_bias"))
+    hf = {"head_dim": 128, **hf}
     return base_config(
         hf, qkv_bias=bias, o_bias=bias, qk_norm="rms", **sliding(hf), **more
     )

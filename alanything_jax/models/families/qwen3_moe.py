@@ -32,9 +32,10 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
         hf["moe_intermediate_size"],
         bool(hf.get("norm_topk_prob", False)),
     )
-    # Its window, where one is used, is of every layer.
+    # Its window, where one is used, is of every layer; its head_dim follows from the width.
     every = ["sliding_attention"] * hf["num_hidden_layers"]
-    return qwen3.config_from_hf({**hf, "layer_types": every}, moe=moe)
+    given = {"head_dim": None, **hf, "layer_types": every}
+    return qwen3.config_from_hf(given, moe=moe)
 
 
 def _names(cfg: DecoderConfig) -> Names:

@@ -35,7 +35,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     text, mrope = qwen_vl.text_config(hf, 5e5, (24, 20, 20), interleaved=True)
     bias = bool(text.get("attention_bias"))
     return base_config(
-        text,
+        {"head_dim": 128, **text},
         qkv_bias=bias,
         o_bias=bias,
         qk_norm="rms",
