@@ -1,6 +1,17 @@
-"""SFT of a small vision-language model from nothing on easy-VQA's real pictures, on a CPU.
+"""SFT of a small vision-language model from nothing on easy-VQA's 4,000 pictures, on a CPU.
 
 alanything train configs/vqa_easy.py
+alanything export runs/vqa_easy runs/vqa_easy/export
+
+Measured, commit c3bd31a, two shared cores (AMD EPYC, load 8 to 11), seed 0: 13 minutes,
+206 s of them to encode. Of the 9,673 questions about 1,000 test pictures it answers .865
+[.858, .872] (95%) word for word: colours .994, yes or no .910, shapes .481 [.453, .508].
+The commonest answer, yes, is right in .373, each question's commonest answer in .678. So it
+sees colours, and shapes hardly yet: one in three would be guessed. 400 more steps at a
+quarter of the rate (seed 1) change nothing: .865 [.858, .872].
+
+Why so small: SmolLM2-135M, frozen, with the same tower took 6.4 s for a step of 16 answers
+(88 tokens a second; load 10); this one .56 s for 64 (3,400 tokens a second, same load).
 """
 
 from pathlib import Path

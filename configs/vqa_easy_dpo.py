@@ -24,7 +24,7 @@ def config() -> Experiment:
             heldout_groups=512,
             max_group_tokens=64,
         ),
-        algorithm=DPO(beta=0.1),
+        algorithm=DPO(beta=1.0),
         # 400 steps see two thirds of the pairs once: caching them all would cost more.
         reference="live",
         optimizer=Optimizer("muon", learning_rate=5e-4, warmup_steps=20, b2=0.98),

@@ -292,7 +292,15 @@ def _directory(path):
         )
     from huggingface_hub import snapshot_download
 
-    keep = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "spk_dict.pt"]
+    keep = [
+        "README.md",
+        "*.safetensors",
+        "*.json",
+        "*.jinja",
+        "*.model",
+        "*.txt",
+        "spk_dict.pt",
+    ]
     try:
         return Path(snapshot_download(str(path), allow_patterns=keep))
     except Exception as error:

@@ -168,5 +168,7 @@ def test_names_of_memory_and_gradients(tmp_path):
     pictures.respell(tmp_path, lambda config: config, memory)
     bundle = hub.load(tmp_path)
     assert pictures.gap(bundle, arrays, expected) <= 1e-4
+    with pytest.raises(ValueError, match=r"image_sizes \(2, 2\) for 3 pictures"):
+        bundle.model.inputs(**arrays | {"image_sizes": arrays["image_sizes"][:2]})
     grads = pictures.gradients(bundle, arrays)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))

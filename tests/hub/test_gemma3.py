@@ -81,6 +81,13 @@ def test_logits_and_files_equal_transformers(name, tmp_path):
     # Without types the blocks follow from the placeholders; without blocks all differs.
     types = arrays.pop("token_type_ids")
     assert pictures.gap(bundle, arrays, expected) <= 1e-4
+    # Lists, as a tokenizer gives them, do as well.
+    assert (
+        pictures.gap(bundle, arrays | {"token_type_ids": types.tolist()}, expected)
+        <= 1e-4
+    )
+    with pytest.raises(ValueError, match="token_type_ids .* and input_ids .* differ"):
+        bundle.model.inputs(**arrays, token_type_ids=types[:1])
     causal = arrays | {"token_type_ids": 0 * types}
     assert pictures.gap(bundle, causal, expected) > 1e-2
 

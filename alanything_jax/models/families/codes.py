@@ -45,12 +45,16 @@ class Codes:
           pixels: [N, 3, H, W], normalised. sizes: [N, 2], the height and width in pixels
             that are no padding.
 
-        Raises ValueError: codes have no ids.
+        Raises ValueError: codes have no ids, or `sizes` another shape.
         """
         if self.ids is None:
             raise ValueError(
                 "config.json has no vocabulary_map that says which ids are codes of "
                 "pictures: give that of the base model."
+            )
+        if sizes is not None and np.shape(sizes) != (len(pixels), 2):
+            raise ValueError(
+                f"image_sizes {np.shape(sizes)} for {len(pixels)} pictures: give [N, 2]."
             )
         at = np.moveaxis(np.asarray(pixels, np.float32), 1, -1)
         grids = np.asarray(self.codec.codes(dict(self.params), at))

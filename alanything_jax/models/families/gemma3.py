@@ -151,13 +151,20 @@ def inputs_of(cfg: DecoderConfig, arrays: Mapping[str, np.ndarray]) -> Batch:
 
     As in transformers, images that touch are one block; without `token_type_ids` the
     blocks follow from the placeholders.
+
+    Raises ValueError: as there, or `token_type_ids` of another shape.
     """
     batch = towers.with_pixels(cfg, arrays, "token_type_ids")
     kinds = arrays.get("token_type_ids")
     if kinds is None and not batch.media:
         return batch
-    placeholder = cfg.encoders[0].placeholder
-    image = np.asarray(batch.tokens == placeholder if kinds is None else kinds == 1)
+    image = np.asarray(batch.tokens) == cfg.encoders[0].placeholder
+    if kinds is not None:
+        if np.shape(kinds) != image.shape:
+            raise ValueError(
+                f"token_type_ids {np.shape(kinds)} and input_ids {image.shape} differ."
+            )
+        image = np.asarray(kinds) == 1
     first = image & ~np.pad(image[:, :-1], ((0, 0), (1, 0)))
     span = np.where(image, np.cumsum(first, axis=1, dtype=np.int32), 0)
     return batch.replace(span=jnp.asarray(span))

@@ -34,6 +34,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
         tokens_per_second=given.get("tokens_per_second", 4),
     )
     text, mrope = qwen_vl.text_config(hf, 1e6, (16, 24, 24), interleaved=False)
+    text = {"rms_norm_eps": 1e-5, **text}
     return base_config(
         text, qkv_bias=True, **sliding(text), mrope=mrope, encoders=(vit,)
     )

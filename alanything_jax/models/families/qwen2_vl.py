@@ -30,6 +30,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
         activation="quick_gelu",
     )
     text, mrope = qwen_vl.text_config(hf, 1e6, (16, 24, 24), interleaved=False)
+    text = {"rms_norm_eps": 1e-5, **text}
     return base_config(
         text, qkv_bias=True, **sliding(text), mrope=mrope, encoders=(vit,)
     )

@@ -108,7 +108,7 @@ def sights(
 ) -> dict[int, list[Medium]]:
     """Pictures and videos of a HF processor's arrays, by the id of their placeholder.
 
-    Raises ValueError: pixels without grids, or grids that they do not fit.
+    Raises ValueError: pixels without grids, or grids that they, or seconds, do not fit.
     """
     found = {}
     for token, kind, pixels, grid in KINDS:
@@ -118,6 +118,11 @@ def sights(
             continue
         grids = np.asarray(arrays[grid], np.int64).reshape(-1, 3)
         seconds = seconds_per_grid if kind == "video" else None
+        if seconds is not None and len(seconds) != len(grids):
+            raise ValueError(
+                f"seconds per grid of {len(seconds)} videos, and {grid} of {len(grids)}: "
+                "give one for each."
+            )
         if by_frame:
             grids = np.repeat(grids, grids[:, 0], axis=0)
             grids[:, 0], seconds = 1, None
