@@ -35,6 +35,7 @@ def config() -> Experiment:
             path="pypi:easy-vqa==1.0/easy_vqa/data//train/questions.json",
             sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
             format="easy_vqa",
+            # Questions about training pictures: to watch the loss, not to report it.
             heldout_groups=512,
             max_group_tokens=64,
         ),

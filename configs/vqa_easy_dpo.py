@@ -2,6 +2,21 @@
 
 alanything export runs/vqa_easy runs/vqa_easy/export
 alanything train configs/vqa_easy_dpo.py
+
+Measured, commits c3bd31a to 6c6cbb8, two shared cores (AMD EPYC, load 10 to 16), seed 1:
+15 minutes, 10 of them to encode. It does NOT make the answers better. On the 9,673 test
+questions, with exact McNemar p-values against the start:
+
+    SFT, the start                   .865 [.858, .872]    shapes .481
+    DPO, beta 1 (this file)          .866 [.859, .873]    shapes .495    p = .72
+    DPO, beta 0.1                    .860 [.853, .867]    shapes .443    p = .002
+    DPO, nll 1, rate x2, 300 steps   .865 [.858, .871]    shapes .484    p = .74
+    400 more SFT steps, same data    .865 [.858, .872]    shapes .482    p = .91
+
+The pairs are of pictures that SFT had seen, and nearly all that is wrong, of "is there a
+circle?" too, is about shapes, which the tower hardly tells apart. With beta 0.1 the loss goes
+on pushing down what was never said: a wrong answer's mean log-prob goes from -7 to -26, and
+the right ones' sinks with it, from -.28 to -.77.
 """
 
 from alanything_jax.algorithms.dpo import DPO
