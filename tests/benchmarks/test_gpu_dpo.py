@@ -50,6 +50,7 @@ def visible_pairs(*lengths):
     return seen + sum(prompt + n + 1 for size in answers for n in range(size))
 
 
+@pytest.mark.slow
 def test_the_whole_script_in_little(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--tiny", "--work", tmp_path, "--peak", "2"]

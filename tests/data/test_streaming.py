@@ -86,6 +86,7 @@ def train(made, folder):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_stop_bit_for_bit(tmp_path, monkeypatch):
     """Six steps of four go through fourteen rows almost twice."""
     rows = rows_of("s", 14)

@@ -129,7 +129,16 @@ def theirs(model, arrays):
         return model(**given).logits.numpy()
 
 
-@pytest.fixture(scope="module", params=[n for n in FAMILIES if n != "qwen2_5_omni"])
+NAMES = [name for name in FAMILIES if name != "qwen2_5_omni"]
+# Of what all families are tested for in float32, these are quick; `make test-all` has all.
+QUICK = ("qwen3_moe", "gemma3", "qwen2_vl", "qwen2_audio")
+SOME = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in NAMES
+]
+
+
+@pytest.fixture(scope="module")
 def exported(request, tmp_path_factory):
     """A bundle, arrays, and the directory it was written to."""
     folder = tmp_path_factory.mktemp("hub")
@@ -149,6 +158,7 @@ def check(bundle, arrays, out, dtype):
     assert pictures.gap(wide, arrays, theirs(loaded(out), arrays)) <= 1e-4
 
 
+@pytest.mark.parametrize("exported", NAMES, indirect=True)
 def test_out_and_back(exported):
     bundle, arrays, out = exported
     check(bundle, arrays, out, "float32")
@@ -156,6 +166,7 @@ def test_out_and_back(exported):
     assert checks and all(check.passed for check in checks), checks
 
 
+@pytest.mark.parametrize("exported", SOME, indirect=True)
 def test_out_and_back_in_bfloat16(exported, tmp_path):
     wide, arrays, _ = exported
     bundle = narrow(wide)
@@ -165,6 +176,7 @@ def test_out_and_back_in_bfloat16(exported, tmp_path):
     check(bundle, arrays, out, "bfloat16")
 
 
+@pytest.mark.parametrize("exported", SOME, indirect=True)
 def test_peft_loads_the_adapter_whole_and_its_logits_are_the_merged(exported, tmp_path):
     bundle, arrays, out = exported
     settings = lora.Lora(4, 12.0)

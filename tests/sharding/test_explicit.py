@@ -16,6 +16,8 @@ from tests.sharding.test_presets import PRESETS, recipe
 from tests.training.test_loop import moved
 
 SLOW = [
+    # Numbers over all microbatches of a step, by `vmap`.
+    ("fsdp_tensor", "dpo", "text", "blockwise"),
     ("fsdp", "critique", "any", "flash"),
     ("fsdp_tensor", "dpo", "any", "blockwise"),
     ("sequence", "dpo", "text", "flash"),
@@ -23,8 +25,6 @@ SLOW = [
 CELLS = [
     # Muon, whose update multiplies matrices; gathers and scatters over cut rows.
     ("sequence", "reward", "any", "dense"),
-    # Numbers over all microbatches of a step, by `vmap`.
-    ("fsdp_tensor", "dpo", "text", "blockwise"),
     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in SLOW),
 ]
 
