@@ -11,7 +11,7 @@ import alanything_jax
 from alanything_jax import experiment as recipes
 from alanything_jax.data import store
 from alanything_jax.pipelines import study_pairs, study_report
-from alanything_jax.pipelines.study import QUICK, Study
+from alanything_jax.pipelines.study import Study
 from alanything_jax.playground import oracle
 
 CONFIG = Path(__file__).parents[2] / "configs/studies/llf.py"
@@ -86,8 +86,8 @@ def test_every_arm(tmp_path):
     _study(tmp_path, tuple(study_pairs.ARMS))
 
 
-def test_quick_arms_and_resume(tmp_path):
-    recipe, report = _study(tmp_path, QUICK)
+def test_two_arms_and_resume(tmp_path):
+    recipe, report = _study(tmp_path, ("binary10", "onpolicy_oracle"))
     said = []
     again = alanything_jax.evaluate(recipe, tmp_path, said.append)
     assert again == report and not any("seed 0: " in line for line in said)
