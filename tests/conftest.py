@@ -27,7 +27,7 @@ def few_programs():
     """
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 15_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
         jax.clear_caches()
 
 

@@ -63,7 +63,14 @@ def variants(module, name, kind):
 
 
 FOUND = find()
-pytestmark = pytest.mark.parametrize("algorithm", FOUND.values(), ids=FOUND.keys())
+# Each algorithm takes the exam in `make test`, each of its options in `make test-all`.
+pytestmark = pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(made, id=name, marks=pytest.mark.slow if "(" in name else ())
+        for name, made in FOUND.items()
+    ],
+)
 ROLE = {"logps": "policy", "scores": "reward"}
 # Models are compiled for these two, not for every algorithm.
 READER = {"logps": toys.program(SFT()), "scores": toys.program(Reward())}
