@@ -86,6 +86,7 @@ def test_every_arm(tmp_path):
     _study(tmp_path, tuple(study_pairs.ARMS))
 
 
+@pytest.mark.slow
 def test_an_arm_and_resume(tmp_path):
     recipe, report = _study(tmp_path, ("onpolicy_oracle",))
     said = []
