@@ -40,6 +40,31 @@ class ParamSpec:
             raise ValueError(f"{self.shape} has other rank than its axes {self.axes}")
 
 
+def linear(
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    num_in: int = 1,
+    lead: tuple[int, ...] = (),
+    bias: bool = True,
+) -> dict[str, ParamSpec]:
+    """A kernel whose first `num_in` dims are inputs, and its bias; stacked by `lead`."""
+    named, fan_in = ("layers",) * len(lead), math.prod(shape[:num_in])
+    out = {"kernel": ParamSpec((*lead, *shape), (*named, *axes), "normal", fan_in)}
+    if bias:
+        shape, axes = (*lead, *shape[num_in:]), (*named, *axes[num_in:])
+        out["bias"] = ParamSpec(shape, axes, "zeros")
+    return out
+
+
+def layer_norm(width: int, lead: tuple[int, ...] = ()) -> dict[str, ParamSpec]:
+    """Scale and bias of a LayerNorm; stacked by `lead`."""
+    shape, axes = (*lead, width), (*["layers"] * len(lead), "embed")
+    return {
+        "scale": ParamSpec(shape, axes, "ones"),
+        "bias": ParamSpec(shape, axes, "zeros"),
+    }
+
+
 def is_spec(leaf: Any) -> bool:
     """Whether a tree leaf is a declaration."""
     return isinstance(leaf, ParamSpec)

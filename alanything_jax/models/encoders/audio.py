@@ -7,6 +7,7 @@ frames; behind the layers two states are averaged to one output, of 40 ms.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -16,7 +17,7 @@ import numpy as np
 from einops import rearrange, reduce
 
 from alanything_jax.models import layers
-from alanything_jax.models.params import ParamSpec, Tree
+from alanything_jax.models.params import ParamSpec, Tree, layer_norm, linear
 
 EPS = 1e-5
 
@@ -72,42 +73,27 @@ def specs(cfg: AudioEncoder) -> Tree:
     L, D, F, N = cfg.num_layers, cfg.width, cfg.ffw_width, cfg.num_heads
     H = D // N
 
-    def norm(*lead):
-        axes = (*["layers"] * len(lead), "embed")
-        return {
-            "scale": ParamSpec((*lead, D), axes, "ones"),
-            "bias": ParamSpec((*lead, D), axes, "zeros"),
-        }
-
-    def linear(shape, axes, num_in=1, lead=(L,), bias=True):
-        named = ["layers"] * len(lead)
-        fan_in = math.prod(shape[:num_in])
-        out = {"kernel": ParamSpec((*lead, *shape), (*named, *axes), "normal", fan_in)}
-        if bias:
-            shape, axes = (*lead, *shape[num_in:]), (*named, *axes[num_in:])
-            out["bias"] = ParamSpec(shape, axes, "zeros")
-        return out
-
+    stacked = functools.partial(linear, lead=(L,))
     heads = ((D, N, H), ("embed", "heads", None))
     out = {
-        "conv1": linear((cfg.bins, 3, D), (None, None, "embed"), 2, ()),
-        "conv2": linear((D, 3, D), ("embed", None, None), 2, ()),
+        "conv1": linear((cfg.bins, 3, D), (None, None, "embed"), 2),
+        "conv2": linear((D, 3, D), ("embed", None, None), 2),
         "layers": {
-            "attn_norm": norm(L),
-            "mlp_norm": norm(L),
+            "attn_norm": layer_norm(D, (L,)),
+            "mlp_norm": layer_norm(D, (L,)),
             "attn": {
-                "q": linear(*heads),
-                "k": linear(*heads, bias=False),
-                "v": linear(*heads),
-                "o": linear((N, H, D), ("heads", None, "embed"), 2),
+                "q": stacked(*heads),
+                "k": stacked(*heads, bias=False),
+                "v": stacked(*heads),
+                "o": stacked((N, H, D), ("heads", None, "embed"), 2),
             },
             "mlp": {
-                "up": linear((D, F), ("embed", "mlp")),
-                "down": linear((F, D), ("mlp", "embed")),
+                "up": stacked((D, F), ("embed", "mlp")),
+                "down": stacked((F, D), ("mlp", "embed")),
             },
         },
-        "norm": norm(),
-        "projector": linear((D, cfg.out_width), ("embed", None), lead=()),
+        "norm": layer_norm(D),
+        "projector": linear((D, cfg.out_width), ("embed", None)),
     }
     if not cfg.chunked:
         table = ParamSpec((cfg.frames // 2, D), (None, "embed"), "normal", D)

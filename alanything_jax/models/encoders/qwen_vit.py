@@ -7,6 +7,7 @@ positions of their row and column; the patches of a square are merged to one out
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from alanything_jax.models import layers
-from alanything_jax.models.params import ParamSpec, Tree
+from alanything_jax.models.params import ParamSpec, Tree, linear
 
 EPS = 1e-6
 
@@ -97,16 +98,6 @@ def specs(cfg: QwenVit) -> Tree:
     L, D, F, N = cfg.num_layers, cfg.width, cfg.ffw_width, cfg.num_heads
     H, M = D // N, cfg.merge * cfg.width
 
-    def linear(ins, outs, axes, stack=(), bias=True):
-        lead, names = (*stack,), ("layers",) * len(stack)
-        kernel = ParamSpec(
-            (*lead, *ins, *outs), (*names, *axes), "normal", math.prod(ins)
-        )
-        if not bias:
-            return {"kernel": kernel}
-        axes = (*names, *axes[len(ins) :])
-        return {"kernel": kernel, "bias": ParamSpec((*lead, *outs), axes, "zeros")}
-
     def norm(size, stack=()):
         axes = ("layers",) * len(stack) + (None,)
         out = {"scale": ParamSpec((*stack, size), axes, "ones")}
@@ -117,24 +108,25 @@ def specs(cfg: QwenVit) -> Tree:
     def merger(size, stack=()):
         return {
             "norm": norm(size, stack),
-            "up": linear((M,), (M,), ("embed", "mlp"), stack),
-            "down": linear((M,), (cfg.out_width,), ("mlp", "embed"), stack),
+            "up": linear((M, M), ("embed", "mlp"), lead=stack),
+            "down": linear((M, cfg.out_width), ("mlp", "embed"), lead=stack),
         }
 
     # F is no axis of tensor parallelism: the 3,420 of 2.5-VL are not cut by 8.
     up, down = ("embed", None), (None, "embed")
-    mlp = {"up": linear((D,), (F,), up, (L,)), "down": linear((F,), (D,), down, (L,))}
+    stacked = functools.partial(linear, lead=(L,))
+    mlp = {"up": stacked((D, F), up), "down": stacked((F, D), down)}
     if cfg.gated:
-        mlp["gate"] = linear((D,), (F,), up, (L,))
-    heads = linear((D,), (N, H), ("embed", "heads", None), (L,))
-    attn = {"o": linear((N, H), (D,), ("heads", None, "embed"), (L,))}
+        mlp["gate"] = stacked((D, F), up)
+    heads = stacked((D, N, H), ("embed", "heads", None))
+    attn = {"o": stacked((N, H, D), ("heads", None, "embed"), 2)}
     if cfg.fused:
-        attn["qkv"] = linear((D,), (3, N, H), ("embed", None, "heads", None), (L,))
+        attn["qkv"] = stacked((D, 3, N, H), ("embed", None, "heads", None))
     else:
         attn |= {name: heads for name in ("q", "k", "v")}
     values = cfg.arrays[0][1]
     out = {
-        "patch": linear(values, (D,), (None, "embed"), bias=cfg.patch_bias),
+        "patch": linear((*values, D), (None, "embed"), bias=cfg.patch_bias),
         "layers": {
             "attn_norm": norm(D, (L,)),
             "mlp_norm": norm(D, (L,)),

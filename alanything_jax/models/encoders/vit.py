@@ -7,6 +7,7 @@ Gemma3's arXiv:2503.19786. Patches come as `data.preprocess.SquareVision` makes 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from einops import reduce
 
 from alanything_jax.models import layers
-from alanything_jax.models.params import ParamSpec, Tree
+from alanything_jax.models.params import ParamSpec, Tree, layer_norm, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,45 +81,30 @@ def specs(cfg: ViT) -> Tree:
     L, D, F, N = cfg.num_layers, cfg.width, cfg.ffw_width, cfg.num_heads
     H, size = D // N, 3 * cfg.patch_size**2
 
-    def norm(lead=()):
-        shape, axes = (*lead, D), (*["layers"] * len(lead), "embed")
-        return {
-            "scale": ParamSpec(shape, axes, "ones"),
-            "bias": ParamSpec(shape, axes, "zeros"),
-        }
-
-    def linear(shape, axes, num_in=1, lead=(L,), bias=True):
-        named = ["layers"] * len(lead)
-        fan_in = math.prod(shape[:num_in])
-        out = {"kernel": ParamSpec((*lead, *shape), (*named, *axes), "normal", fan_in)}
-        if bias:
-            shape, axes = (*lead, *shape[num_in:]), (*named, *axes[num_in:])
-            out["bias"] = ParamSpec(shape, axes, "zeros")
-        return out
-
-    heads = linear((D, N, H), ("embed", "heads", None), bias=cfg.qkv_bias)
+    stacked = functools.partial(linear, lead=(L,))
+    heads = stacked((D, N, H), ("embed", "heads", None), bias=cfg.qkv_bias)
     places = (cfg.image_size // cfg.patch_size) ** 2 + cfg.class_token
     out = {
-        "patch": linear((size, D), (None, "embed"), lead=(), bias=not cfg.class_token),
+        "patch": linear((size, D), (None, "embed"), bias=not cfg.class_token),
         "position": ParamSpec((places, D), (None, "embed"), "normal", D),
         "layers": {
-            "attn_norm": norm((L,)),
-            "mlp_norm": norm((L,)),
+            "attn_norm": layer_norm(D, (L,)),
+            "mlp_norm": layer_norm(D, (L,)),
             "attn": {
                 **{name: heads for name in ("q", "k", "v")},
-                "o": linear((N, H, D), ("heads", None, "embed"), 2),
+                "o": stacked((N, H, D), ("heads", None, "embed"), 2),
             },
             "mlp": {
-                "up": linear((D, F), ("embed", "mlp")),
-                "down": linear((F, D), ("mlp", "embed")),
+                "up": stacked((D, F), ("embed", "mlp")),
+                "down": stacked((F, D), ("mlp", "embed")),
             },
         },
     }
     if cfg.class_token:
         out["class"] = ParamSpec((D,), ("embed",), "normal", D)
-        out["pre_norm"] = norm()
+        out["pre_norm"] = layer_norm(D)
     if not cfg.taps:
-        out["post_norm"] = norm()
+        out["post_norm"] = layer_norm(D)
     wide = D * max(1, len(cfg.taps))
     if cfg.projector == "norm":
         out["projector"] = {
@@ -130,7 +116,6 @@ def specs(cfg: ViT) -> Tree:
             str(n): linear(
                 (cfg.out_width if n else wide, cfg.out_width),
                 ("embed", None),
-                lead=(),
                 bias=cfg.projector_bias,
             )
             for n in range(cfg.projector_layers)
