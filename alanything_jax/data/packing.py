@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,17 @@ def patches_of(
         )
         for plan in plans
     )
+
+
+def media_needs(
+    groups: Sequence[EncodedGroup], encoders: Sequence[Any]
+) -> list[tuple[Any, list[int]]]:
+    """The encoders that some group has media for, each with its patches of every group."""
+    plans = [soft.plan_of(encoder, 0) for encoder in encoders]
+    needs = [patches_of(group, range(len(group.branches)), plans) for group in groups]
+    columns = (list(sizes) for sizes in zip(*needs, strict=True))
+    pairs = zip(encoders, columns, strict=False)
+    return [(encoder, sizes) for encoder, sizes in pairs if any(sizes)]
 
 
 def _pieces(number: int, group: EncodedGroup, layout: Layout) -> list[Piece]:

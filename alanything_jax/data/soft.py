@@ -93,9 +93,10 @@ class MediaPlan:
 
 
 def plan_of(encoder: Any, budget: int) -> MediaPlan:
-    """The plan of an encoder's config (`models.encoders`)."""
+    """The plan of an encoder's config (`models.encoders`); the budget is rounded up."""
+    whole = -(-budget // encoder.align) * encoder.align
     return MediaPlan(
-        encoder.name, budget, encoder.merge, encoder.align, tuple(encoder.arrays)
+        encoder.name, whole, encoder.merge, encoder.align, tuple(encoder.arrays)
     )
 
 

@@ -186,4 +186,4 @@ def media_plans(encoders: Sequence[Any], patches: int) -> tuple[soft.MediaPlan, 
             f"a stream does not tell how many patches of {encoders[0].name} its rows need: "
             "set compute.media_patches."
         )
-    return tuple(soft.plan_of(e, -(-patches // e.align) * e.align) for e in encoders)
+    return tuple(soft.plan_of(encoder, patches) for encoder in encoders)

@@ -180,17 +180,10 @@ def _with_media(cfg, prompts, soft, width):
         EncodedGroup(str(n), tokens, (), prompt_soft=placement)
         for n, (tokens, placement) in enumerate(zip(prompts, soft, strict=True))
     ]
-    plans = [plan_of(encoder, 1) for encoder in cfg.encoders]
-    needs = zip(
-        *(packing.patches_of(group, (), plans) for group in groups), strict=True
-    )
     media = [
         # Few budgets, so few compilations.
-        dataclasses.replace(
-            plan, budget=bucket(-(-max(need) // plan.align), 1) * plan.align
-        )
-        for plan, need in zip(plans, needs, strict=True)
-        if max(need)
+        plan_of(encoder, bucket(-(-max(sizes) // encoder.align), 1) * encoder.align)
+        for encoder, sizes in packing.media_needs(groups, cfg.encoders)
     ]
     return packing.one_a_row(groups, len(groups), width, media)
 

@@ -220,9 +220,6 @@ def media_plans(config: DecoderConfig, compute: step.Compute) -> list[soft.Media
     their outputs fill half a row, shared by the encoders."""
     out = []
     for encoder in config.encoders:
-        plan = soft.plan_of(encoder, 0)
-        half = compute.row_tokens * plan.merge // (2 * len(config.encoders))
-        budget = compute.media_patches or half
-        whole = -(-budget // plan.align) * plan.align
-        out.append(dataclasses.replace(plan, budget=whole))
+        half = compute.row_tokens * encoder.merge // (2 * len(config.encoders))
+        out.append(soft.plan_of(encoder, compute.media_patches or half))
     return out

@@ -40,12 +40,9 @@ def score_responses(
     scores: list[float] = []
     longest = max(map(packing.group_length, groups))
     width = max(32, 1 << (longest - 1).bit_length())
-    found = [soft.plan_of(encoder, 0) for encoder in config.encoders]
-    needs = [packing.patches_of(group, [0], found) for group in groups]
     media = [
-        dataclasses.replace(plan, budget=-(-max(sizes) // plan.align) * plan.align)
-        for plan, sizes in zip(found, zip(*needs, strict=True), strict=False)
-        if any(sizes)
+        soft.plan_of(encoder, max(sizes))
+        for encoder, sizes in packing.media_needs(groups, config.encoders)
     ]
     for first in range(0, len(groups), batch_size):
         some = groups[first : first + batch_size]

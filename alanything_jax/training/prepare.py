@@ -145,18 +145,12 @@ def media_plans(
 
     As many as the neediest group, or a quarter more than a row of average groups.
     """
-    found = [soft.plan_of(encoder, 0) for encoder in config.encoders]
-    needs = [
-        packing.patches_of(group, range(len(group.branches)), found) for group in groups
-    ]
     tokens = sum(packing.group_length(group) for group in groups)
     out = []
-    for plan, sizes in zip(found, zip(*needs, strict=True), strict=False):
+    for encoder, sizes in packing.media_needs(groups, config.encoders):
         usual = 1.25 * compute.row_tokens * sum(sizes) / tokens
         budget = compute.media_patches or max(*sizes, int(usual))
-        if any(sizes):
-            whole = -(-budget // plan.align) * plan.align
-            out.append(dataclasses.replace(plan, budget=whole))
+        out.append(soft.plan_of(encoder, budget))
     return tuple(out)
 
 
