@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from alanything_jax.algorithms import dpo
-from alanything_jax.algorithms.base import CURRENT
+from alanything_jax.algorithms.base import CURRENT, current_ratios
 from alanything_jax.ops import masked
 
 
@@ -46,10 +46,9 @@ class AOT:
 
     def annotate(self, batches, outputs):
         """The reference's sums [M, R]; the partner of each u and of each v, [M, G, K-1]."""
-        sums, pairs = jax.vmap(masked.response_sum), jax.vmap(masked.pairs)
-        fixed = sums(outputs["reference"].logps, batches)
-        policy = sums(outputs[CURRENT].logps, batches)
-        of_w, of_l, mask = pairs(policy - fixed, batches.table)
+        pairs = jax.vmap(masked.pairs)
+        ratio, fixed = current_ratios(batches, outputs)
+        of_w, of_l, mask = pairs(ratio, batches.table)
         if self.paired:
             ref_w, ref_l, _ = pairs(fixed, batches.table)
             of_w, of_l = of_w - of_l + ref_w - ref_l, ref_w - ref_l

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import flax.struct
 import jax
 
+from alanything_jax.ops import masked
 from alanything_jax.ops.masked import Mean, Term
 from alanything_jax.schema import Batch
 
@@ -33,6 +34,16 @@ class Outputs:
 
     logps: jax.Array | None = None
     scores: jax.Array | None = None
+
+
+def current_ratios(
+    batches: Batch, outputs: Mapping[str, Outputs]
+) -> tuple[jax.Array, jax.Array]:
+    """Of a step's responses, [M, R] each: log p / p_ref of the policy as it is now, and
+    the reference's log p; for `annotate`, whose batches are stacked."""
+    sums = jax.vmap(masked.response_sum)
+    fixed = sums(outputs["reference"].logps, batches)
+    return sums(outputs[CURRENT].logps, batches) - fixed, fixed
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.algorithms.base import CURRENT
+from alanything_jax.algorithms.base import CURRENT, current_ratios
 from alanything_jax.ops import masked
 
 
@@ -36,9 +36,7 @@ class BCO:
 
     def annotate(self, batches, outputs):
         """The reference's sums [M, R], and the step's shift d for each microbatch."""
-        sums = jax.vmap(masked.response_sum)
-        fixed = sums(outputs["reference"].logps, batches)
-        ratio = sums(outputs[CURRENT].logps, batches) - fixed
+        ratio, fixed = current_ratios(batches, outputs)
         rewards = self.beta * jax.vmap(masked.by_group)(ratio, batches.table)
         good, there = batches.numbers["label"] > 0.5, batches.table >= 0
         kinds = [masked.mean(rewards, there & kind) for kind in (good, ~good)]

@@ -16,7 +16,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.algorithms.base import CURRENT
+from alanything_jax.algorithms.base import CURRENT, current_ratios
 from alanything_jax.ops import masked
 
 
@@ -42,9 +42,7 @@ class BetaDPO:
 
     def annotate(self, batches, outputs):
         """The reference's sums [M, R], and the step's beta for each microbatch."""
-        sums = jax.vmap(masked.response_sum)
-        fixed = sums(outputs["reference"].logps, batches)
-        ratio = sums(outputs[CURRENT].logps, batches) - fixed
+        ratio, fixed = current_ratios(batches, outputs)
         chosen, rejected, mask = jax.vmap(masked.pairs)(ratio, batches.table)
         gap = masked.divide(*masked.mean(self.beta * (chosen - rejected), mask))
         share = jnp.maximum(1 + self.alpha * (gap - self.threshold), self.smallest)

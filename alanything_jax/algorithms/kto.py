@@ -20,7 +20,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.algorithms.base import CURRENT
+from alanything_jax.algorithms.base import CURRENT, current_ratios
 from alanything_jax.ops import masked
 
 
@@ -50,9 +50,7 @@ class KTO:
                 "KTO needs a mismatched response beside each labelled one, and no group "
                 'has any: set data.view="mismatched", and give several prompts.'
             )
-        sums = jax.vmap(masked.response_sum)
-        fixed = sums(outputs["reference"].logps, batches)
-        ratio = sums(outputs[CURRENT].logps, batches) - fixed
+        ratio, fixed = current_ratios(batches, outputs)
         other = jax.vmap(masked.by_group)(ratio, batches.table)[:, :, 1]
         kl = masked.divide(*masked.mean(other, batches.table[:, :, 1] >= 0))
         baseline = jnp.full(len(fixed), jnp.maximum(kl, 0.0))
