@@ -168,13 +168,31 @@ def expand(
     return out, origin
 
 
+# What was made of parts, by their identity.
+Known = dict[int, Any]
+
+
+def once(known: Known, make: Callable[[Part], Any], part: Part) -> Any:
+    """`make(part)`, or what it gave before: a group's branches share their prompt's parts,
+    and a medium is decoded and encoded once for all of them."""
+    if id(part) not in known:
+        known[id(part)] = make(part)
+    return known[id(part)]
+
+
 def put_codes(
-    tokens: np.ndarray, messages: Sequence[Message], coder: Coder
+    tokens: np.ndarray,
+    messages: Sequence[Message],
+    coder: Coder,
+    known: Known | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`expand` with the codes of a conversation's media; raises ValueError as that does."""
-    ids = {}
+    """`expand` with the codes of a conversation's media; raises ValueError as that does.
+
+    `known` is as in `once`.
+    """
+    ids, known = {}, {} if known is None else known
     for block in coder.grammar.blocks:
-        codes = [coder.ids(part) for part in _of(messages, block.kind)]
+        codes = [once(known, coder.ids, part) for part in _of(messages, block.kind)]
         mark = coder.marks.get(block.kind, block.open_id)
         ids[mark] = [np.append(np.int32(block.open_id), c) for c in codes]
     return expand(tokens, ids)
@@ -185,18 +203,26 @@ def _of(messages, kind):
 
 
 class SoftMedia:
-    """A conversation's media for encoders, each decoded once.
+    """A conversation's media for encoders.
+
+    `known` is as in `once`.
 
     Raises MediaError: one is broken or over a limit.
     """
 
-    def __init__(self, messages: Sequence[Message], coder: Coder):
-        self.coder = coder
-        self.makes: dict[str, list[Callable[[], Medium]]] = {
-            kind: [functools.partial(coder.medium, p) for p in _of(messages, kind)]
-            for kind in coder.soft
-        }
-        self.media = {kind: [m() for m in makes] for kind, makes in self.makes.items()}
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        coder: Coder,
+        known: Known | None = None,
+    ):
+        self.coder, known = coder, {} if known is None else known
+        self.makes: dict[str, list[Callable[[], Medium]]] = {}
+        self.media: dict[str, list[Medium]] = {}
+        for kind in coder.soft:
+            parts = _of(messages, kind)
+            self.makes[kind] = [functools.partial(coder.medium, p) for p in parts]
+            self.media[kind] = [once(known, coder.medium, p) for p in parts]
 
     def fill(self, text: str) -> str:
         """A rendering with what stands for its media in the placeholders' places.

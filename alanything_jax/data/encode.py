@@ -127,7 +127,7 @@ def encode(
 def _chat(example, order, tokenizer, coder):
     """Render each branch whole; the prompt is their longest common prefix that ends at
     or before the last header (the first, where there is one branch)."""
-    history = len(example.prompt)
+    history, known = len(example.prompt), {}
     _only_written(example, coder)
     try:
         rendered = [
@@ -136,6 +136,7 @@ def _chat(example, order, tokenizer, coder):
                 (*example.prompt, *example.responses[n].messages),
                 history,
                 coder,
+                known,
             )
             for n in order
         ]

@@ -116,6 +116,7 @@ def render(
     messages: Sequence[Message],
     score_from: int = 0,
     coder: Coder | None = None,
+    known: coders.Known | None = None,
 ) -> Rendered:
     """Tokenize a conversation and mark what the assistant wrote.
 
@@ -124,6 +125,7 @@ def render(
       messages: the conversation, with at least one assistant message.
       score_from: assistant messages before this one are not scored.
       coder: what puts media in; None for text.
+      known: of media in common with other conversations (`coder.once`).
 
     Raises:
       TemplateError: no template, or its rendering cannot be split into turns.
@@ -135,7 +137,7 @@ def render(
     ]
     if not turns:
         raise TemplateError("the conversation has no assistant message to score.")
-    media = coders.SoftMedia(messages, coder) if coder else None
+    media = coders.SoftMedia(messages, coder, known) if coder else None
     fill = media.fill if media else str
     text = render_text(tokenizer, chat, fill=fill)
     spans = [_span(tokenizer, chat, turn, text, fill) for turn in turns]
@@ -165,7 +167,7 @@ def render(
     headers = [int(np.sum(end <= start)) for start, _ in spans]
     if coder is None:
         return Rendered(tokens, scored, np.zeros_like(tokens), headers[0], headers[-1])
-    tokens, origin = coders.put_codes(tokens, messages, coder)
+    tokens, origin = coders.put_codes(tokens, messages, coder, known)
     stream, forced = coder.grammar.streams(tokens)
     ends = [
         int(np.searchsorted(origin, header)) for header in (headers[0], headers[-1])

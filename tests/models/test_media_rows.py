@@ -94,3 +94,19 @@ def test_packed_equals_alone(family):
     # The same words after another medium have other log-probs.
     other = per_branch(bundle, [encoded(examples(kinds, seed=1)[0])], media)[0, 0]
     assert np.abs(packed[0, 0] - other).max() > 1e-3
+
+
+def test_a_prompts_media_are_decoded_once_for_all_answers():
+    bundle, seen = tiny_bundle("llava"), []
+    soft = bundle.coder.soft["image"]
+
+    def counted(array, meta):
+        seen.append(array.shape)
+        return soft.medium(array, meta)
+
+    once = {"image": dataclasses.replace(soft, medium=counted)}
+    coder = dataclasses.replace(bundle.coder, soft=once)
+    record = examples(["image"])[3]
+    assert len(record.responses) == 3 and len(record.prompt[0].parts) == 2
+    encode(record, bundle.tokenizer, Limits(512, 512, 512), coder)
+    assert len(seen) == 2
