@@ -11,12 +11,15 @@ __version__ = "0.1.0"
 
 
 def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
-    """Train a recipe; see `training.loop.train`, and `pipelines.codec` for codecs."""
+    """Train a recipe; see `training.loop.train`, `training.online.train` where it has a
+    rollout, and `pipelines.codec` for codecs."""
     from alanything_jax.pipelines import codec
-    from alanything_jax.training import loop
+    from alanything_jax.training import loop, online
 
     if isinstance(experiment, codec.CodecRecipe):
         return codec.train_codec(experiment, run_dir, say)
+    if experiment.rollout is not None:
+        return online.train(experiment, run_dir, say)
     return loop.train(experiment, run_dir, say)
 
 

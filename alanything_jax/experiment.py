@@ -8,12 +8,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from alanything_jax.algorithms.base import CURRENT, Algorithm
+from alanything_jax.algorithms.base import CURRENT, RECORDED, Algorithm
 from alanything_jax.data.groups import Data
 from alanything_jax.data.views import LABELLED
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.models.lora import Lora
+from alanything_jax.rewards.model import TrainedReward
 from alanything_jax.training.optimizer import Optimizer
+from alanything_jax.training.rollout import Rollout
 from alanything_jax.training.step import Compute
 
 # The model of `--tiny` where the data hold the playground's media.
@@ -53,6 +55,8 @@ class Experiment:
       adapter: train this LoRA instead of the weights; None trains the weights.
       reference: where reference log-probs come from: computed once and "cached", a
         "live" second copy of the weights, or the policy with its "adapter_off".
+      rollout: learn from answers that the policy itself gives to the data's prompts.
+      value: what value models start from, such as a trained reward model; None = `model`.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Experiment:
     train: Train = Train()
     compute: Compute = Compute()
     reference: Literal["cached", "live", "adapter_off"] = "cached"
+    rollout: Rollout | None = None
+    value: ModelSource | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -74,6 +80,36 @@ class Experiment:
             )
         if self.data.stream:
             _check_stream(self)
+        _check_online(self)
+
+
+def _check_online(experiment):
+    """Raises ValueError: rollouts and algorithm do not fit."""
+    roles, rollout = set(experiment.algorithm.roles), experiment.rollout
+    recorded = roles & set(RECORDED)
+    name = type(experiment.algorithm).__name__
+    if rollout is None:
+        if recorded:
+            raise ValueError(
+                f"{name} learns from what the policy itself answers: set rollout=Rollout("
+                "rewards=...)."
+            )
+        return
+    if "reference" in roles and experiment.reference == "cached":
+        raise ValueError(
+            'no log-prob of answers yet to be given is "cached": set reference="live", or '
+            'reference="adapter_off" with an adapter.'
+        )
+    if not recorded and not rollout.best_and_worst:
+        raise ValueError(
+            f"{name} compares chosen and rejected answers: set "
+            "rollout.best_and_worst=True, or use an algorithm of rewards such as GRPO."
+        )
+    if experiment.data.stream or experiment.data.heldout_groups:
+        raise ValueError(
+            "rollouts read all prompts first, and hold none out: set "
+            "data.stream=0 and data.heldout_groups=0."
+        )
 
 
 def _check_stream(experiment):
@@ -145,6 +181,7 @@ def tiny(experiment: Experiment) -> Experiment:
         # A CPU would interpret a TPU's kernel, very slowly; it has no NVIDIA card's.
         compute = change(compute, attention="blockwise")
     adapter = experiment.adapter and change(experiment.adapter, rank=4, alpha=8.0)
+    rollout = experiment.rollout and _tiny_rollout(experiment.rollout, model)
     return change(
         experiment,
         model=change(
@@ -157,9 +194,35 @@ def tiny(experiment: Experiment) -> Experiment:
         train=train,
         adapter=adapter,
         compute=compute,
+        rollout=rollout,
+        value=None,
         # Rates name layers that a model of two layers may not have.
         optimizer=change(experiment.optimizer, learning_rate=2e-3, rates=()),
     )
+
+
+def _tiny_rollout(rollout, model):
+    """Fewer and shorter answers, and trained rewards of a random model."""
+    ptx = rollout.ptx and Data("generated", max_group_tokens=128)
+    return dataclasses.replace(
+        rollout,
+        samples=min(rollout.samples, 4),
+        max_new_tokens=min(rollout.max_new_tokens, 24),
+        rewards=_tiny_rewards(rollout.rewards, model),
+        cost=rollout.cost and _tiny_rewards(rollout.cost, model),
+        ptx=ptx,
+        replay="",
+    )
+
+
+def _tiny_rewards(rewards, model):
+    terms = tuple(
+        dataclasses.replace(term, reward=TrainedReward(ModelSource(model)))
+        if isinstance(term.reward, TrainedReward)
+        else term
+        for term in rewards.terms
+    )
+    return dataclasses.replace(rewards, terms=terms)
 
 
 def tiny_path(path: str) -> str:

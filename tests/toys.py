@@ -58,6 +58,10 @@ def group(rng, name, prompt=5, sizes=(4, 6), margin=0.5, gaps=False):
         "margin": np.float32(margin),
         "label": (good % 2).astype(np.float32),
         "rating": (order * 3 % 7).astype(np.float32),
+        "reward": np.sin(order * 1.3).astype(np.float32),
+        "cost": np.cos(order * 0.7).astype(np.float32),
+        "multiplier": np.float32(0.7),
+        "ptx": np.float32(tokens[0] % 3 == 0),
     }
     return EncodedGroup(str(name), tokens, tuple(map(branch, sizes)), numbers)
 

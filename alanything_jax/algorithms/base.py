@@ -22,6 +22,11 @@ Reads = Literal["logps", "scores"]
 # statistic of the step is of the policy itself. It costs one more forward pass.
 CURRENT = "current"
 
+# Roles whose numbers were recorded when the responses were sampled: the policy that the
+# ratios are against, the sampler itself (other code may round otherwise), and the value
+# models as they were, whose scores here stand at the tokens that they foresee.
+RECORDED = ("old", "sampler", "old_value", "old_cost_value")
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -34,6 +39,11 @@ class Outputs:
 
     logps: jax.Array | None = None
     scores: jax.Array | None = None
+
+
+def scores_trained(algorithm: Algorithm) -> bool:
+    """Whether the first trained role has the scalar head in the language model's place."""
+    return algorithm.roles[algorithm.trains[0]] == "scores"
 
 
 def current_ratios(
@@ -53,7 +63,7 @@ class Algorithm(Protocol):
     Attributes:
       roles: role name -> what the loss reads of it. `reference` is never trained;
         see `CURRENT`.
-      trains: the roles with gradients.
+      trains: the roles with gradients; the first is the model that is exported.
       couples: whether the loss of one response needs its group's others, so that a
         group must stay inside one microbatch.
       min_responses: responses a group needs to say anything.

@@ -11,10 +11,10 @@ from typing import Any
 from alanything_jax.data.store import to_json
 
 
-def write_aside(path: Path, text: str) -> None:
+def write_aside(path: Path, content: str | bytes) -> None:
     """Write a file so that it is either the old one or the whole new one."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.replace(aside, path)
 
 

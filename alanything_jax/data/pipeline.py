@@ -32,6 +32,7 @@ class StepData:
     Attributes:
       places: per microbatch, which of the step's groups has which row of the table.
       ids: the records. tokens: all but padding. fill: their share of the rows.
+      facts: more numbers for the step's line of metrics.
     """
 
     step: int
@@ -40,6 +41,7 @@ class StepData:
     ids: tuple[str, ...]
     tokens: int
     fill: float
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

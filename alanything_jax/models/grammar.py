@@ -166,6 +166,19 @@ class Grammar:
         self._check_text(tokens[at:])
         return stream, forced
 
+    def whole(self, tokens: np.ndarray) -> int:
+        """How many of the tokens [n] come before a block that they do not end."""
+        openers = {block.open_id: block for block in self.blocks}
+        at = 0
+        for place in np.flatnonzero(np.isin(tokens, list(openers))):
+            if place < at:
+                continue
+            block, first = openers[int(tokens[place])], int(place) + 1
+            at = first + block.fits(tokens[first:]) + block.stop
+            if at > len(tokens) or (not block.stop and at - first < block.total):
+                return int(place)
+        return len(tokens)
+
     def _block_end(self, tokens, first, number, stream, forced):
         """Fill in one block that begins at `first`; returns where it ends."""
         block = self.blocks[number]

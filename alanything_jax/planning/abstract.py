@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alanything_jax.algorithms.base import scores_trained
 from alanything_jax.data import soft
 from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import describe
@@ -137,7 +138,7 @@ def _is_array(x):
 def _parameters(experiment, program, model, mesh, table):
     """Abstract trainable and frozen arrays, and the rates of those that train, as
     `training.prepare.partition` has them."""
-    scoring = "scores" in program.algorithm.roles.values()
+    scoring = scores_trained(program.algorithm)
     specs, role = flatten(model.specs(scoring)), program.trained
     dtype = jnp.dtype(experiment.model.param_dtype)
 
@@ -152,6 +153,10 @@ def _parameters(experiment, program, model, mesh, table):
         }
 
     trainable, frozen = placed(role, specs, dtype), {}
+    for other in program.algorithm.trains[1:]:
+        if experiment.adapter is not None:
+            raise ValueError("no plan yet of value models with adapters.")
+        trainable |= placed(other, flatten(model.specs(True)), dtype)
     if program.reference == "live":
         for other in program.frozen_roles:
             frozen |= placed(other, specs, dtype)
@@ -183,7 +188,7 @@ def _batch(experiment, program, mesh, table, rows):
 
     names = "tokens group branch index stream span source response".split()
     # A margin is a group's, a label or rating a response's, a step's label a token's.
-    shapes = {"margin": (groups,)}
+    shapes = dict.fromkeys(("margin", "multiplier", "ptx"), (groups,))
     numbers = {
         name: jax.ShapeDtypeStruct(
             shapes.get(name, (groups, responses)), jnp.float32, sharding=everywhere
@@ -193,6 +198,8 @@ def _batch(experiment, program, mesh, table, rows):
     }
     if "step_label" in algorithm.numbers:
         numbers["step_label"] = by_row(rows, length, dtype=jnp.float32)
+    for name in program.recorded.values():
+        numbers[name] = by_row(rows, length, dtype=jnp.float32)
     if program.reference == "cached":
         for role in program.frozen_roles:
             numbers[f"{role}_logps"] = by_row(rows, length, dtype=jnp.float32)

@@ -182,3 +182,20 @@ def as_file(part: Part) -> Part:
     if not isinstance(part.data, np.ndarray):
         return part
     return Part(part.kind, data=media.dump(part.kind, part.data, **part.meta))
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+    """The oracle as a reward of `rewards.combine`: 0 .. 1.
+
+    Attributes:
+      dimension: one of `lexicon.DIMENSIONS`, "" for the overall score.
+    """
+
+    dimension: str = ""
+
+    def __call__(self, prompt, response, record) -> float:
+        """Raises ValueError: the prompt is none of the playground's."""
+        example = Example(str(record.get("id", "")), tuple(prompt), extra=record)
+        verdict = score(example, response)
+        return verdict.dimensions[self.dimension] if self.dimension else verdict.overall

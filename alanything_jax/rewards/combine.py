@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,16 +14,21 @@ from alanything_jax.rewards.rules import Reward
 from alanything_jax.schema import Message, Response
 
 Row = tuple[Sequence[Message], Response, Mapping[str, Any]]
+BatchedReward = Callable[[Sequence[Row]], Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One reward in a sum: weight times its score, which is first held to `clip`."""
+    """One reward in a sum: weight times its score, which is first held to `clip`.
+
+    A `batched` reward is called once, with all rows, and gives all their scores.
+    """
 
     name: str
-    reward: Reward
+    reward: Reward | BatchedReward
     weight: float = 1.0
     clip: tuple[float, float] = (-np.inf, np.inf)
+    batched: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +85,16 @@ def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
     for term in rewards.terms:
         # A pool a term: one that hangs keeps no other waiting.
         pool = concurrent.futures.ThreadPoolExecutor(rewards.workers)
-        jobs = [pool.submit(term.reward, *row) for row in rows]
+        if term.batched:
+            jobs = [pool.submit(term.reward, rows)] * len(rows)
+        else:
+            jobs = [pool.submit(term.reward, *row) for row in rows]
+        seconds = rewards.seconds * (len(rows) if term.batched else 1)
         values = np.full(len(rows), np.nan, np.float32)
         for n, job in enumerate(jobs):
             try:
-                value = float(job.result(timeout=rewards.seconds))
+                value = job.result(timeout=seconds)
+                value = float(value[n] if term.batched else value)
                 if not np.isfinite(value):
                     raise ValueError(f"{value} is no score")
                 values[n] = np.clip(value, *term.clip)

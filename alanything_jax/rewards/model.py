@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,36 @@ import numpy as np
 
 from alanything_jax.data import packing, soft
 from alanything_jax.data.encode import Limits, encode
+from alanything_jax.hub.source import ModelSource, load_model
+from alanything_jax.rewards.combine import Row
 from alanything_jax.schema import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedReward:
+    """A reward model's score, as a `batched` term of `combine.Rewards`.
+
+    Attributes:
+      source: what `alanything train` and `export` made of the reward algorithm; of a cost
+        model likewise.
+    """
+
+    source: ModelSource
+    batch_size: int = 32
+
+    def __call__(self, rows: Sequence[Row]) -> list[float]:
+        """One score a row."""
+        examples = [
+            Example(str(record.get("id", n)), tuple(prompt), (response,), extra=record)
+            for n, (prompt, response, record) in enumerate(rows)
+        ]
+        bundle = _loaded(self.source)
+        return [float(x[0]) for x in score_responses(bundle, examples, self.batch_size)]
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(source):
+    return load_model(source, score_head=True)
 
 
 def score_responses(

@@ -1,11 +1,13 @@
 """Rewards by rule: `(prompt, response, record) -> score`, pure, of text in any language.
 
-`record` holds what the row says of the right answer; each maker of a reward is told which
-field that is. A row without the field is an error of the data, never a score of zero.
+Each is a dataclass that is called, so that a recipe can name it. `record` holds what the
+row says of the right answer, in a field that the rule is told; a row without the field is
+an error of the data, never a score of zero. A rollout adds `num_tokens` and `finished`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,88 +29,125 @@ def _wanted(record, field):
     return record[field]
 
 
-def exact(field: str = "answer", ignore_case: bool = True) -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Exact:
     """1 where the response says the record's answer and nothing else, but for spaces."""
 
-    def plain(text):
+    field: str = "answer"
+    ignore_case: bool = True
+
+    def __call__(self, prompt, response, record) -> float:
+        """0 or 1."""
+        said, wanted = text_of(response), _wanted(record, self.field)
+        return float(self._plain(said) == self._plain(wanted))
+
+    def _plain(self, text):
         text = " ".join(str(text).split())
-        return text.casefold() if ignore_case else text
-
-    def reward(prompt, response, record):
-        return float(plain(text_of(response)) == plain(_wanted(record, field)))
-
-    return reward
+        return text.casefold() if self.ignore_case else text
 
 
-def choice(field: str = "answer", letters: str = "ABCDE") -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Choice:
     """1 where the last letter that stands alone, such as "(B)" or "B.", is the right one."""
-    pattern = re.compile(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z])")
 
-    def reward(prompt, response, record):
-        wanted = str(_wanted(record, field)).strip()
-        if wanted not in letters or len(wanted) != 1:
-            raise ValueError(f"{field}={wanted!r}: give one letter of {letters}.")
-        found = pattern.findall(text_of(response))
+    field: str = "answer"
+    letters: str = "ABCDE"
+
+    def __call__(self, prompt, response, record) -> float:
+        """0 or 1."""
+        wanted = str(_wanted(record, self.field)).strip()
+        if wanted not in self.letters or len(wanted) != 1:
+            raise ValueError(
+                f"{self.field}={wanted!r}: give one letter of {self.letters}."
+            )
+        pattern = rf"(?<![A-Za-z])([{self.letters}])(?![A-Za-z])"
+        found = re.findall(pattern, text_of(response))
         return float(bool(found) and found[-1] == wanted)
 
-    return reward
 
-
-def math(field: str = "answer") -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Math:
     """1 where the response's final expression equals the record's, by `math-verify`.
 
     Raises ImportError: the package is not there.
     """
-    try:
-        import math_verify
-    except ImportError as error:
-        raise ImportError(
-            "the math reward needs math-verify: pip install 'alanything_jax[math]'."
-        ) from error
-    # Its own time limits work by signals, which threads do not get: see `combine.score`.
-    plain = {"parsing_timeout": None}
 
-    def reward(prompt, response, record):
-        gold = math_verify.parse(str(_wanted(record, field)), **plain)
+    field: str = "answer"
+
+    def __call__(self, prompt, response, record) -> float:
+        """0 or 1."""
+        try:
+            import math_verify
+        except ImportError as error:
+            raise ImportError(
+                "the math reward needs math-verify: pip install 'alanything_jax[math]'."
+            ) from error
+        # Its own time limits work by signals, which threads do not get: see
+        # `combine.score`.
+        plain = {"parsing_timeout": None}
+        gold = math_verify.parse(str(_wanted(record, self.field)), **plain)
         if not gold:
-            raise ValueError(f"{field}={record[field]!r} is no expression.")
+            raise ValueError(f"{self.field}={record[self.field]!r} is no expression.")
         said = math_verify.parse(text_of(response), **plain)
         return float(math_verify.verify(gold, said, timeout_seconds=None))
 
-    return reward
 
-
-def tags(names: Sequence[str] = ("think", "answer")) -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Tags:
     """1 where the response is these elements in order, each once, and nothing beside."""
-    whole = re.compile(
-        r"\s*".join(["", *(rf"<{n}>(?:(?!</?{n}>).)*</{n}>" for n in names), ""]), re.S
-    )
 
-    def reward(prompt, response, record):
-        return float(whole.fullmatch(text_of(response)) is not None)
+    names: Sequence[str] = ("think", "answer")
 
-    return reward
+    def __call__(self, prompt, response, record) -> float:
+        """0 or 1."""
+        parts = (rf"<{n}>(?:(?!</?{n}>).)*</{n}>" for n in self.names)
+        whole = r"\s*".join(["", *parts, ""])
+        return float(re.fullmatch(whole, text_of(response), re.S) is not None)
 
 
-def length(free: int, most: int) -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Length:
     """0 up to `free` characters, then falling in a line to -1 at `most`."""
-    if not 0 <= free < most:
-        raise ValueError(f"length({free}, {most}): give 0 <= free < most.")
 
-    def reward(prompt, response, record):
-        over = len(text_of(response)) - free
-        return -min(max(over / (most - free), 0.0), 1.0)
+    free: int
+    most: int
 
-    return reward
+    def __post_init__(self):
+        if not 0 <= self.free < self.most:
+            raise ValueError(f"{self}: give 0 <= free < most.")
+
+    def __call__(self, prompt, response, record) -> float:
+        """-1 .. 0."""
+        over = len(text_of(response)) - self.free
+        return -min(max(over / (self.most - self.free), 0.0), 1.0)
 
 
-def similarity(field: str = "answer") -> Reward:
+@dataclasses.dataclass(frozen=True)
+class Overlong:
+    """DAPO's soft punishment of length (arXiv:2503.14476, equation 13): 0 up to `most` -
+    `buffer` tokens, then falling in a line to -1 at `most`."""
+
+    most: int
+    buffer: int
+
+    def __post_init__(self):
+        if not 0 < self.buffer <= self.most:
+            raise ValueError(f"{self}: give 0 < buffer <= most.")
+
+    def __call__(self, prompt, response, record) -> float:
+        """-1 .. 0."""
+        over = _wanted(record, "num_tokens") - (self.most - self.buffer)
+        return -min(max(over / self.buffer, 0.0), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
     """0 to 1: the share of characters that the response and the answer have in common
     runs (Ratcliff and Obershelp, as `difflib` has it)."""
 
-    def reward(prompt, response, record):
-        wanted = str(_wanted(record, field))
-        matcher = difflib.SequenceMatcher(None, wanted, text_of(response), False)
-        return matcher.ratio()
+    field: str = "answer"
 
-    return reward
+    def __call__(self, prompt, response, record) -> float:
+        """0 .. 1."""
+        wanted = str(_wanted(record, self.field))
+        return difflib.SequenceMatcher(None, wanted, text_of(response), False).ratio()

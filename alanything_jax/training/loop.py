@@ -1,10 +1,11 @@
-"""The loop from data: every offline algorithm, one step after another, resumable.
+"""The loop: every algorithm, one step after another, resumable. `online` feeds it, too.
 
 data -> frozen roles -> annotate -> M x accumulate -> apply -> metrics -> checkpoint
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import resource
@@ -26,13 +27,31 @@ from alanything_jax.data import pipeline
 from alanything_jax.evaluation import heldout
 from alanything_jax.experiment import Experiment
 from alanything_jax.sharding import distributed
-from alanything_jax.training import goodput, run_dir
+from alanything_jax.training import goodput, run_dir, step
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import parts as compiled
-from alanything_jax.training.prepare import prepare
+from alanything_jax.training.prepare import Prepared, prepare
 from alanything_jax.training.writers import open_writers
 
 Say = Callable[[str], None]
+# Step number, from 1, and the state that it finds -> what it trains on.
+Feed = Callable[[int, step.State], pipeline.StepData]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where steps come from.
+
+    Attributes:
+      prepared: model and parameters. steps: of the run.
+      feed: called with the first step's number; gives the feed, used in step order.
+      settle: called before a checkpoint: what is under way is then on disk.
+    """
+
+    prepared: Prepared
+    steps: int
+    feed: Callable[[int], Feed]
+    settle: Callable[[], None] = lambda: None
 
 
 def num_steps(experiment: Experiment, num_groups: int) -> int:
@@ -61,12 +80,33 @@ def train(
       FloatingPointError: a loss or gradient is not finite; names step and records.
       Preempted: a SIGTERM came; what was reached is saved, and the same call goes on.
     """
+    return run_steps(experiment, directory, say, from_data)
+
+
+def from_data(experiment: Experiment, run: run_dir.RunDir, say: Say) -> Source:
+    """Steps of the recipe's data."""
+    prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
+    total = num_steps(experiment, len(prepared.train.groups))
+
+    def feed(first):
+        steps = prepared.train.steps(first - 1, total)
+        return lambda number, state: next(steps)
+
+    return Source(prepared, total, feed)
+
+
+def run_steps(
+    experiment: Experiment,
+    directory: str | Path | None,
+    say: Say,
+    make: Callable[[Experiment, run_dir.RunDir, Say], Source],
+) -> run_dir.RunDir:
+    """What `train` says, from the source that `make` gives."""
     say = say if distributed.is_primary() else (lambda line: None)
     began = time.time()
     run = run_dir.open_run(directory or Path("runs") / experiment.name, experiment)
-    quarantine = run.path / "quarantine.jsonl"
-    prepared = prepare(experiment, quarantine, say)
-    total = num_steps(experiment, len(prepared.train.groups))
+    source = make(experiment, run, say)
+    prepared, total = source.prepared, source.steps
     transformation = optimizers.make(experiment.optimizer, total, prepared.rates)
     with (
         jax.set_mesh(prepared.mesh),
@@ -79,13 +119,14 @@ def train(
         if start:
             state = checkpoints.restore(saved, state, start)
             say(f"resuming {run} after step {start} of {total}")
-        for path in (run.metrics, run.timing, quarantine):
+        kept = (run.metrics, run.timing, run.samples, run.path / "quarantine.jsonl")
+        for path in kept:
             run_dir.cut_after(path, start if start else -1)
         parts = compiled.compile_parts(prepared, transformation)
         steps = range(start, total)
         with goodput.record(run.goodput, start) as record:
             record.spent["init"] = time.time() - began
-            _loop(experiment, run, prepared, parts, state, saved, steps, record)
+            _loop(experiment, run, source, parts, state, saved, steps, record)
     run_dir.push(run)
     say(f"{total} steps done; metrics in {run.metrics}")
     if distributed.is_primary():
@@ -93,8 +134,9 @@ def train(
     return run
 
 
-def _loop(experiment, run, prepared, parts, state, saved, steps, record):
+def _loop(experiment, run, source, parts, state, saved, steps, record):
     """Steps `steps`, with evaluation, metrics, profile and checkpoints around them."""
+    prepared = source.prepared
     options, total, primary = experiment.train, steps.stop, distributed.is_primary()
     schedule = optimizers.learning_rate(experiment.optimizer, total)
     evaluate = functools.partial(heldout.evaluate, prepared, parts)
@@ -117,11 +159,11 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, record):
         if steps.start == 0 and prepared.heldout:
             with record.span("evaluation"):
                 run_dir.append(run.metrics, {"step": 0} | evaluate(state.trainable))
-        source = prepared.train.steps(steps.start, total)
+        feed = source.feed(steps.start + 1)
         for number in range(steps.start + 1, total + 1):
             waited = time.perf_counter()
             with record.span("data wait"):
-                data = next(source)
+                data = feed(number, state)
             began = time.perf_counter()
             if number == first and primary:
                 jax.profiler.start_trace(str(run.path / "profile"))
@@ -137,6 +179,7 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, record):
                 "tokens": data.tokens,
                 "microbatches": len(data.microbatches),
                 "fill": round(data.fill, 4),
+                **data.facts,
             }
             due = options.evaluate_every and number % options.evaluate_every == 0
             if prepared.heldout and (due or number == total):
@@ -151,6 +194,7 @@ def _loop(experiment, run, prepared, parts, state, saved, steps, record):
             stop = preempted(number) and number < total
             if number % options.checkpoint_every == 0 or number == total or stop:
                 with record.span("checkpoint"):
+                    source.settle()
                     run_dir.push(run)
                     checkpoints.save(saved, number, state)
                     if stop or number == total:
@@ -200,4 +244,6 @@ def _news(numbers):
     shown = [f"loss {numbers['loss']:.4f}"]
     if "reward_accuracy" in numbers:
         shown.append(f"accuracy {numbers['reward_accuracy']:.2f}")
+    if "reward" in numbers:
+        shown.append(f"reward {numbers['reward']:.3f}")
     return "  ".join(shown)

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
+from alanything_jax.algorithms.base import scores_trained
 from alanything_jax.data import fetch, packing, pipeline, soft, streaming
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.groups import load_groups
@@ -40,7 +41,9 @@ class Prepared:
       trainable, frozen: flat dicts `{role/path: array}` on the mesh.
       shardings: of both.
       rates: learning-rate multipliers of the trainable arrays.
-      train, heldout: sources of steps; `heldout` is None without held-out groups.
+      layout: of every microbatch.
+      train, heldout: sources of steps; None without held-out groups, or where rollouts
+        are learnt from.
     """
 
     program: Program
@@ -51,35 +54,15 @@ class Prepared:
     frozen: Flat
     shardings: dict[str, Any]
     rates: dict[str, np.ndarray]
-    train: pipeline.StepSource | streaming.StreamSource
+    layout: packing.Layout
+    train: pipeline.StepSource | streaming.StreamSource | None
     heldout: pipeline.StepSource | None
 
 
 def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepared:
     """Load, encode, split, place; compute or read the reference's log-probs."""
     algorithm = experiment.algorithm
-    scoring = "scores" in algorithm.roles.values()
-    mesh = meshes.make(experiment.compute.mesh)
-    if distributed.several() and mesh.size < jax.device_count():
-        raise ValueError(
-            f"compute.mesh {experiment.compute.mesh} takes {mesh.size} of the "
-            f"{jax.device_count()} devices of {jax.process_count()} processes, which must "
-            "all take part: give it all of them, such as --compute.mesh fsdp=-1 and "
-            "--compute.rows-per-microbatch 0."
-        )
-    table = rules.preset(experiment.compute.rules)
-    bundle = load_model(
-        experiment.model,
-        scoring,
-        experiment.seed,
-        # What grows (a vocabulary, a tower) does so first; `partition` then places it.
-        None
-        if mesh.size == 1 or experiment.model.codecs or experiment.model.vision
-        else _place(mesh, table),
-    )
-    say(
-        f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
-    )
+    mesh, table, bundle = load(experiment, say)
     data, wide = experiment.data, algorithm.min_responses
     listed = quarantine if distributed.is_primary() else None
     needs = (bundle.tokenizer, bundle.coder, wide)
@@ -93,7 +76,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         media, wide = media_plans(known, compute, config), 0
     program = program_of(experiment, config)
     trainable, frozen, rates, shardings = partition(
-        experiment, program, bundle, mesh, table, scoring
+        experiment, program, bundle, mesh, table
     )
     layout = packing.Layout(
         rows=meshes.rows(mesh, table, compute.rows_per_microbatch),
@@ -133,9 +116,41 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         frozen,
         shardings,
         rates,
+        layout,
         feed,
         source(heldout, numbers[1], False) if heldout else None,
     )
+
+
+def load(
+    experiment: Experiment, say: Say
+) -> tuple[jax.sharding.Mesh, rules.Rules, hub.Bundle]:
+    """The mesh, its rules, and the model, laid on it where it is read from a directory.
+
+    Raises ValueError: of several processes, some would have no device of the mesh.
+    """
+    mesh = meshes.make(experiment.compute.mesh)
+    if distributed.several() and mesh.size < jax.device_count():
+        raise ValueError(
+            f"compute.mesh {experiment.compute.mesh} takes {mesh.size} of the "
+            f"{jax.device_count()} devices of {jax.process_count()} processes, which must "
+            "all take part: give it all of them, such as --compute.mesh fsdp=-1 and "
+            "--compute.rows-per-microbatch 0."
+        )
+    table = rules.preset(experiment.compute.rules)
+    bundle = load_model(
+        experiment.model,
+        scores_trained(experiment.algorithm),
+        experiment.seed,
+        # What grows (a vocabulary, a tower) does so first; `partition` then places it.
+        None
+        if mesh.size == 1 or experiment.model.codecs or experiment.model.vision
+        else _place(mesh, table),
+    )
+    say(
+        f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
+    )
+    return mesh, table, bundle
 
 
 def media_plans(
@@ -163,15 +178,17 @@ def program_of(experiment: Experiment, config: DecoderConfig) -> Program:
         experiment.model.compute_dtype,
         experiment.adapter,
         experiment.reference,
+        experiment.rollout.sampling.temperature if experiment.rollout else 1.0,
     )
 
 
-def partition(experiment, program, bundle, mesh, table, scoring):
+def partition(experiment, program, bundle, mesh, table):
     """Split parameters by what trains; place each on the mesh.
 
     Returns:
       trainable, frozen, learning-rate multipliers, shardings: flat dicts by role/path.
     """
+    scoring = scores_trained(program.algorithm)
     specs = bundle.model.specs(scoring)
     role = program.trained
     values = _prefixed(role, trees.flatten(bundle.params))
@@ -189,6 +206,9 @@ def partition(experiment, program, bundle, mesh, table, scoring):
     candidates = [path for path in values if path.startswith(f"{owner}/")]
     if experiment.adapter is not None and scoring:
         candidates.append(f"{role}/heads/score/kernel")
+    for number, other in enumerate(program.algorithm.trains[1:]):
+        own, declared = _value_model(experiment, bundle, other, number)
+        values, axes, candidates = values | own, axes | declared, [*candidates, *own]
     plain = {path: path.split("/", 1)[1] for path in candidates}
     rates = optimizers.multipliers(
         experiment.optimizer, {plain[p]: values[p].shape for p in candidates}
@@ -206,6 +226,36 @@ def partition(experiment, program, bundle, mesh, table, scoring):
         placed[path] = pjit.place(value, shardings[path])
     trainable = {path: placed.pop(path) for path in sorted(live)}
     return trainable, placed, {path: rates[path] for path in trainable}, shardings
+
+
+def _value_model(experiment, bundle, role, number):
+    """Values and declarations of another trained role, which has a scalar head.
+
+    With an adapter it is the policy's trunk with an adapter of its own.
+    """
+    specs = bundle.model.specs(True)
+    # Its head, and adapter, differ from other roles' of this seed.
+    seed = experiment.seed + 1000 * (number + 1)
+    if experiment.adapter is None:
+        source = experiment.value or experiment.model
+        found = load_model(source, True, seed)
+        if found.model != bundle.model:
+            raise ValueError(
+                f"value {source.path} is not of the policy's family and shape: the value "
+                "model shares its rows. Give a reward model trained from the same base."
+            )
+        return (
+            _prefixed(role, trees.flatten(found.params)),
+            _prefixed(role, trees.flatten(specs)),
+        )
+    head = {"heads": {"score": specs["heads"]["score"]}}
+    parts = {role: head, f"{role}_lora": lora_specs(specs, experiment.adapter)}
+    values, axes = {}, {}
+    for name, declared in parts.items():
+        made = trees.init(declared, jax.random.fold_in(jax.random.key(seed), 1))
+        values |= _prefixed(name, trees.flatten(made))
+        axes |= _prefixed(name, trees.flatten(declared))
+    return values, axes
 
 
 def _place(mesh, table):

@@ -11,6 +11,7 @@ import jax
 
 from alanything_jax import experiment as recipes
 from alanything_jax import hub
+from alanything_jax.algorithms.base import scores_trained
 from alanything_jax.checkpoint import manager as checkpoints
 from alanything_jax.hub.source import load_model
 from alanything_jax.models import lora
@@ -66,14 +67,15 @@ def load_run(directory: str | Path) -> Restored:
     """
     run = locate(directory)
     experiment = recipe_of(run)
-    scoring = "scores" in experiment.algorithm.roles.values()
     # Several processes hold it together, on the run's own mesh.
     mesh = meshes.make(experiment.compute.mesh if distributed.several() else ())
     table = rules.preset(experiment.compute.rules)
-    bundle = load_model(experiment.model, scoring, experiment.seed)
+    bundle = load_model(
+        experiment.model, scores_trained(experiment.algorithm), experiment.seed
+    )
     program = prepare.program_of(experiment, bundle.model.config)
     trainable, frozen, rates, shardings = prepare.partition(
-        experiment, program, bundle, mesh, table, scoring
+        experiment, program, bundle, mesh, table
     )
     transformation = optimizers.make(experiment.optimizer, 1, rates)
     state = parts.initial_state(trainable, shardings, mesh, transformation)

@@ -64,6 +64,16 @@ class RunDir:
         return self.path / "goodput.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """Of each rollout an answer to read."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """One file a rollout; see `training.rollout`."""
+        return self.path / "rollouts"
+
+    @property
     def checkpoints(self) -> Path:
         """Orbax's directory."""
         return (epath.Path(self.bucket) if self.bucket else self.path) / "checkpoints"

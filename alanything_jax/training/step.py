@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alanything_jax.algorithms.base import CURRENT, Algorithm, Outputs
+from alanything_jax.algorithms.base import CURRENT, RECORDED, Algorithm, Outputs
 from alanything_jax.models import decoder, heads
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import Lora
@@ -74,8 +74,8 @@ class Program:
     """What is static in every compiled part.
 
     Attributes:
-      trained: the role that has gradients.
       reference: "cached", "live" or "adapter_off"; see `Experiment`.
+      temperature: of the softmax whose log-probs are read.
     """
 
     algorithm: Algorithm
@@ -84,17 +84,24 @@ class Program:
     compute_dtype: str = "float32"
     lora: Lora | None = None
     reference: str = "cached"
+    temperature: float = 1.0
 
     @property
     def trained(self) -> str:
-        """The one role with gradients."""
+        """The role that is exported, the first of those with gradients."""
         return self.algorithm.trains[0]
 
     @property
     def frozen_roles(self) -> tuple[str, ...]:
         """Roles with weights of their own, or cached numbers, that never train."""
-        fixed = (*self.algorithm.trains, CURRENT)
+        fixed = (*self.algorithm.trains, CURRENT, *RECORDED)
         return tuple(role for role in self.algorithm.roles if role not in fixed)
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """Names of the numbers of tokens that rollouts record, by role."""
+        roles = self.algorithm.roles
+        return {r: f"{r}_{roles[r]}" for r in RECORDED if r in roles}
 
 
 def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs:
@@ -110,9 +117,9 @@ def run_role(program: Program, role: str, params: Flat, batch: Batch) -> Outputs
 
 def _read(program, role, params, batch):
     tree = unflatten(params)
-    adapter = tree.get("lora") if role == program.trained else None
-    live = role != program.trained and program.reference == "live"
-    weights = tree[role if live else program.trained]
+    adapter = tree.get("lora" if role == program.trained else f"{role}_lora")
+    # What a role has of its own, the rest of it is the trained model's.
+    weights = tree[program.trained] | tree.get(role, {})
     mixed = program.compute_dtype == "mixed"
     table = rules.preset(program.compute.rules)
     states = decoder.hidden(
@@ -136,6 +143,7 @@ def _read(program, role, params, batch):
             program.config,
             states.astype(jnp.bfloat16) if mixed else states,
             batch,
+            temperature=program.temperature,
             chunk=program.compute.head_chunk,
             block=program.compute.head_block,
             rules=table,
@@ -155,6 +163,9 @@ def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Ou
         }
     else:
         out = {r: run_role(program, r, params, batch) for r in program.frozen_roles}
+    for role, name in program.recorded.items():
+        kind = program.algorithm.roles[role]
+        out[role] = Outputs(**{kind: batch.numbers[name]})
     if CURRENT in program.algorithm.roles:
         out[CURRENT] = run_role(program, program.trained, params, batch)
     return out
@@ -183,7 +194,8 @@ def microbatch_loss(
 ) -> tuple[jax.Array, dict[str, masked.Mean]]:
     """This microbatch's share of the step's loss, and sums to report."""
     outputs = fixed | {
-        program.trained: run_role(program, program.trained, frozen | trainable, batch)
+        role: run_role(program, role, frozen | trainable, batch)
+        for role in program.algorithm.trains
     }
     terms, metrics = program.algorithm.loss(batch, outputs)
     shares = {

@@ -88,18 +88,13 @@ def batches(algorithm, count=6, seed=0, rows=2, row_tokens=64):
 def with_numbers(algorithm, batch, seed=0):
     """Numbers of tokens that depend on the token alone, so that packing is free."""
     logps = -3.0 - 0.1 * jnp.sin(batch.tokens * 1.7 + seed)
-    made = {
-        f"{role}_logps": jnp.where(batch.scored, logps, 0.0)
-        for role in algorithm.roles
-        if role not in (*algorithm.trains, CURRENT)
-    }
+    program = toys.program(algorithm)
+    names = [f"{role}_logps" for role in program.frozen_roles]
+    names += program.recorded.values()
+    made = {name: jnp.where(batch.scored, logps, 0.0) for name in names}
     if "step_label" in algorithm.numbers:
         made["step_label"] = jnp.where(batch.scored, batch.tokens % 3 - 1.0, 0.0)
     return batch.replace(numbers=batch.numbers | made)
-
-
-def reads(algorithm):
-    return algorithm.roles[algorithm.trains[0]]
 
 
 @functools.cache
@@ -120,18 +115,32 @@ def _pull(kind, params, packed, cotangent):
     return grads
 
 
+def trained(algorithm):
+    """role -> parameters of its kind."""
+    return {role: parameters(algorithm.roles[role]) for role in algorithm.trains}
+
+
+def read_all(algorithm, params, packed, dtype="float32"):
+    """Every trained role's outputs."""
+    return {
+        role: read(algorithm.roles[role], own, packed, dtype)
+        for role, own in params.items()
+    }
+
+
 def _annotated(algorithm, packed, outputs):
     """What the loop hands to the loss: every role's outputs, and the step's numbers."""
+    program = toys.program(algorithm)
+    names = {role: f"{role}_logps" for role in program.frozen_roles} | program.recorded
     fixed = {
-        role: Outputs(logps=packed.numbers[f"{role}_logps"])
-        for role in algorithm.roles
-        if role not in (*algorithm.trains, CURRENT)
+        role: Outputs(**{algorithm.roles[role]: packed.numbers[name]})
+        for role, name in names.items()
     }
     if CURRENT in algorithm.roles:
-        fixed[CURRENT] = jax.lax.stop_gradient(outputs)
+        fixed[CURRENT] = jax.lax.stop_gradient(outputs[algorithm.trains[0]])
     numbers = algorithm.annotate(packed, fixed)
     packed = packed.replace(numbers=packed.numbers | numbers)
-    return packed, fixed | {algorithm.trains[0]: outputs}
+    return packed, fixed | outputs
 
 
 def _losses(algorithm, packed, outputs):
@@ -167,10 +176,13 @@ of_step = jax.jit(_of_step, static_argnums=0)
 
 def step_gradients(algorithm, packed, params=None):
     """Gradients and loss of a whole step, over all its microbatches."""
-    kind = reads(algorithm)
-    params = params or parameters(kind)
-    (loss, _), cotangent = of_step(algorithm, packed, read(kind, params, packed))
-    return pull(kind, params, packed, cotangent), float(loss)
+    params = params or trained(algorithm)
+    outputs = read_all(algorithm, params, packed)
+    (loss, _), cotangent = of_step(algorithm, packed, outputs)
+    return {
+        role: pull(algorithm.roles[role], own, packed, cotangent[role])
+        for role, own in params.items()
+    }, float(loss)
 
 
 def assert_close(one, other, atol=1e-5):
@@ -229,7 +241,8 @@ def test_counts_depend_on_masks_only(algorithm):
     packed = batches(algorithm)
     values = jnp.sin(jnp.arange(packed.tokens.size, dtype=jnp.float32))
     values = values.reshape(packed.tokens.shape)
-    terms, _ = losses(algorithm, packed, Outputs(values, values))
+    given = {role: Outputs(values, values) for role in algorithm.trains}
+    terms, _ = losses(algorithm, packed, given)
     expected = totals(algorithm, packed)
     assert {n: float(jnp.sum(t.count)) for n, t in terms.items()} == {
         n: float(c) for n, c in expected.items()
@@ -237,10 +250,10 @@ def test_counts_depend_on_masks_only(algorithm):
 
 
 def test_swapping_responses_flips_the_margin(algorithm):
-    if not algorithm.couples:
-        pytest.skip("it does not compare responses, so there is nothing to swap")
     packed = batches(algorithm)
-    outputs = read(reads(algorithm), parameters(reads(algorithm)), packed)
+    outputs = read_all(algorithm, trained(algorithm), packed)
+    if "reward_margin" not in losses(algorithm, packed, outputs)[1]:
+        pytest.skip("it has no chosen response, so there is nothing to swap")
     swapped = packed.replace(table=packed.table[..., ::-1])
     one, other = (
         float(jnp.sum(losses(algorithm, b, outputs)[1]["reward_margin"].total))
@@ -255,7 +268,7 @@ def test_no_gradient_to_frozen_roles(algorithm):
     if not frozen:
         pytest.skip("every role of it trains")
     packed = batches(algorithm)
-    outputs = read(reads(algorithm), parameters(reads(algorithm)), packed)
+    outputs = read_all(algorithm, trained(algorithm), packed)
     fixed = {role: packed.numbers[f"{role}_logps"] for role in frozen}
     packed, roles = jax.jit(_annotated, static_argnums=0)(algorithm, packed, outputs)
 
@@ -269,9 +282,9 @@ def test_no_gradient_to_frozen_roles(algorithm):
 
 
 def test_bfloat16_is_close_to_float32(algorithm):
-    packed, kind = batches(algorithm), reads(algorithm)
+    packed, params = batches(algorithm), trained(algorithm)
     exact, rough = (
-        float(of_step(algorithm, packed, read(kind, parameters(kind), packed, d))[0][0])
+        float(of_step(algorithm, packed, read_all(algorithm, params, packed, d))[0][0])
         for d in ("float32", "bfloat16")
     )
     assert exact != rough
@@ -280,7 +293,7 @@ def test_bfloat16_is_close_to_float32(algorithm):
 
 def test_loss_falls_on_a_toy_problem(algorithm):
     packed = batches(algorithm, count=3)
-    params = parameters(reads(algorithm))
+    params = trained(algorithm)
     optimizer = optax.adam(3e-3)
     update = jax.jit(optimizer.update)
     state, losses = optimizer.init(params), []

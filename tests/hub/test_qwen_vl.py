@@ -267,7 +267,13 @@ def test_hub_spelling(tmp_path):
     np.testing.assert_array_equal(theirs(again.eval(), arrays), theirs(model, arrays))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if m else ())
+        for m, n in enumerate(FAMILIES)
+    ],
+)
 def test_gradients_are_finite_and_reach_every_parameter(name, tmp_path):
     make(name).save_pretrained(tmp_path)
     bundle = hub.load(tmp_path)

@@ -12,7 +12,10 @@ from alanything_jax.models import nnx_view
 from alanything_jax.models.params import flatten
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "llava"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", pytest.param("qwen3_moe", marks=pytest.mark.slow), "llava"],
+)
 def test_equal_logits_and_gradients_and_back(family):
     bundle = tiny_bundle(family)
     inputs = bundle.model.inputs(input_ids=np.arange(12).reshape(2, 6) * 7 % 200)

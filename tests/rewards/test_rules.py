@@ -22,16 +22,16 @@ def value(reward, text, **record):
 @pytest.mark.parametrize(
     "reward, text, answer, expected",
     [
-        (rules.exact(), " Red\n circle ", "red circle", 1.0),
-        (rules.exact(), "red circle.", "red circle", 0.0),
-        (rules.exact(ignore_case=False), "Red", "red", 0.0),
-        (rules.choice(), "I think A, no: (B).", "B", 1.0),
-        (rules.choice(), "Apples are best", "A", 0.0),
-        (rules.choice(), "A Big Cat", "A", 1.0),
-        (rules.similarity(), "abcd", "abcd", 1.0),
+        (rules.Exact(), " Red\n circle ", "red circle", 1.0),
+        (rules.Exact(), "red circle.", "red circle", 0.0),
+        (rules.Exact(ignore_case=False), "Red", "red", 0.0),
+        (rules.Choice(), "I think A, no: (B).", "B", 1.0),
+        (rules.Choice(), "Apples are best", "A", 0.0),
+        (rules.Choice(), "A Big Cat", "A", 1.0),
+        (rules.Similarity(), "abcd", "abcd", 1.0),
         # "bcd" is common: 2 * 3 of 4 + 4 characters.
-        (rules.similarity(), "bcde", "abcd", 0.75),
-        (rules.similarity(), "", "abcd", 0.0),
+        (rules.Similarity(), "bcde", "abcd", 0.75),
+        (rules.Similarity(), "", "abcd", 0.0),
     ],
 )
 def test_by_hand(reward, text, answer, expected):
@@ -40,7 +40,7 @@ def test_by_hand(reward, text, answer, expected):
 
 def test_math_knows_equal_expressions():
     pytest.importorskip("math_verify", reason="math-verify is not here")
-    reward = rules.math()
+    reward = rules.Math()
     assert value(reward, r"so it is $\frac{1}{2}$", answer="0.5") == 1.0
     assert value(reward, "the answer is 43", answer="42") == 0.0
     assert value(reward, "no idea", answer="42") == 0.0
@@ -49,7 +49,7 @@ def test_math_knows_equal_expressions():
 
 
 def test_tags_and_length():
-    reward = rules.tags()
+    reward = rules.Tags()
     assert value(reward, "<think>a\nb</think>\n<answer>c</answer>\n") == 1.0
     for wrong in (
         "<answer>c</answer><think>a</think>",
@@ -58,17 +58,17 @@ def test_tags_and_length():
         "<think>a</think>",
     ):
         assert value(reward, wrong) == 0.0
-    limit = rules.length(4, 8)
+    limit = rules.Length(4, 8)
     assert [value(limit, "x" * n) for n in (0, 4, 6, 8, 99)] == [0, 0, -0.5, -1, -1]
     with pytest.raises(ValueError, match="free < most"):
-        rules.length(8, 8)
+        rules.Length(8, 8)
 
 
 def test_a_row_without_the_field_is_no_zero():
     with pytest.raises(KeyError, match="no 'answer'; it has \\['id'\\]"):
-        value(rules.exact(), "a", id=1)
+        value(rules.Exact(), "a", id=1)
     with pytest.raises(ValueError, match="one letter"):
-        value(rules.choice(), "A", answer="AB")
+        value(rules.Choice(), "A", answer="AB")
 
 
 def test_weights_clipping_and_whitening_by_hand():

@@ -192,7 +192,9 @@ def gradients(recipe, path, say=lambda line: None, change=lambda p: p.trainable)
     return jax.device_get(grads), compiled.means(sums), prepared
 
 
-@pytest.mark.parametrize("rules", ["fsdp", "fsdp_tensor"])
+@pytest.mark.parametrize(
+    "rules", [pytest.param("fsdp", marks=pytest.mark.slow), "fsdp_tensor"]
+)
 def test_an_adapter_on_one_device_equals_eight(rules, tmp_path):
     """Of trained weights, see tests/sharding/test_presets.py."""
     mesh = ("replica=2", "fsdp=2", "tensor=2") if "tensor" in rules else ("fsdp=8",)

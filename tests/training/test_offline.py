@@ -30,7 +30,11 @@ def small(name):
 
 
 @pytest.mark.parametrize(
-    "name,algorithm", [("kto_smollm2.py", KTO()), ("dpo_smollm2.py", AOT())]
+    "name,algorithm",
+    [
+        ("kto_smollm2.py", KTO()),
+        pytest.param("dpo_smollm2.py", AOT(), marks=pytest.mark.slow),
+    ],
 )
 def test_the_step_is_one_however_it_is_cut(name, algorithm, tmp_path):
     whole = train(name, tmp_path / "a", algorithm=algorithm)

@@ -1,0 +1,379 @@
+"""The loop from rollouts: prompts -> answers -> rewards -> the same steps as from data.
+
+    rollout k   P prompts x K answers by the policy as it is, scored, on disk
+    step        a minibatch of its groups; `passes` times over, in a new order each time
+    rollout k+1 ...
+
+Everything about a rollout is a function of (seed, k, cursor) and the weights, and is in
+its file; a step's groups are a function of (seed, step): so a run resumes exactly, in the
+middle of a pass too.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alanything_jax.data import packing, pipeline
+from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.data.groups import load_groups
+from alanything_jax.data.mixture import permutation
+from alanything_jax.data.prompts import Prompt, load_prompts
+from alanything_jax.experiment import Experiment
+from alanything_jax.generation.decode import Completion, generate_tokens
+from alanything_jax.generation.generate import eos_ids
+from alanything_jax.models.params import unflatten
+from alanything_jax.ops import policy
+from alanything_jax.sharding import distributed, pjit
+from alanything_jax.training import loop, reference, rollout, run_dir
+from alanything_jax.training import prepare as preparing
+from alanything_jax.training.prepare import Prepared
+from alanything_jax.training.step import Flat, State, run_role
+
+
+def train(
+    experiment: Experiment, directory: str | Path | None = None, say: loop.Say = print
+) -> run_dir.RunDir:
+    """Run a recipe that has a `rollout`; as `loop.train`.
+
+    Raises ValueError: several processes, prompts without room for an answer, or what
+    `loop.train` raises.
+    """
+    return loop.run_steps(experiment, directory, say, from_rollouts)
+
+
+def from_rollouts(
+    experiment: Experiment, run: run_dir.RunDir, say: loop.Say
+) -> loop.Source:
+    """Steps of what the policy answers to the recipe's prompts."""
+    if distributed.several():
+        raise ValueError(
+            "rollouts are made by one process as yet: run the recipe on the devices of a "
+            "single host."
+        )
+    prepared, prompts, ptx = prepare(experiment, run.path / "quarantine.jsonl", say)
+    rolls = Rolls(experiment, prepared, prompts, ptx, run)
+    total = experiment.train.steps
+    if total is None:
+        passed = experiment.train.epochs * experiment.rollout.passes
+        total = int(passed * len(prompts) // experiment.train.groups_per_step)
+    return loop.Source(prepared, max(total, 1), rolls.begin, rolls.settle)
+
+
+def prepare(
+    experiment: Experiment, quarantine: Path, say: loop.Say
+) -> tuple[Prepared, list[Prompt], list[EncodedGroup]]:
+    """Model, prompts, and the groups that are only imitated.
+
+    Raises ValueError: a prompt and its answer would not fit a row.
+    """
+    options, data, compute = experiment.rollout, experiment.data, experiment.compute
+    mesh, table, bundle = preparing.load(experiment, say)
+    opener, length = None, options.max_new_tokens
+    if options.output != "text":
+        block = bundle.coder.grammar.block(options.output) if bundle.coder else None
+        if block is None:
+            raise ValueError(
+                f"rollout.output={options.output}: the model says text alone. Use an "
+                "any-to-any model."
+            )
+        opener, length = block.open_id, block.total
+    room = compute.row_tokens - length
+    if room < 1:
+        raise ValueError(
+            f"answers of up to {length} tokens leave no room for a prompt in rows of "
+            f"{compute.row_tokens}: raise compute.row_tokens or lower max_new_tokens."
+        )
+    # A prompt that leaves an answer no room is set aside, and counted, here.
+    data = dataclasses.replace(
+        data, max_prompt_tokens=min(data.max_prompt_tokens, room)
+    )
+    known = (bundle.tokenizer, bundle.coder)
+    prompts = load_prompts(data, *known, quarantine, say, opener)
+    ptx: list[EncodedGroup] = []
+    if options.ptx:
+        ptx, _ = load_groups(options.ptx, known[0], 1, None, say, known[1])
+    program = preparing.program_of(experiment, bundle.model.config)
+    params = preparing.partition(experiment, program, bundle, mesh, table)
+    trainable, frozen, rates, shardings = params
+    groups = [*(prompt.group for prompt in prompts), *ptx]
+    layout = packing.Layout(
+        rows=preparing.meshes.rows(mesh, table, compute.rows_per_microbatch),
+        row_tokens=compute.row_tokens,
+        groups=experiment.train.groups_per_step + options.ptx_groups,
+        responses=2 if options.best_and_worst else options.samples,
+        numbers=tuple(experiment.algorithm.numbers),
+        media=preparing.media_plans(groups, compute, bundle.model.config),
+    )
+    bundle = dataclasses.replace(bundle, params={})
+    prepared = Prepared(
+        program,
+        bundle,
+        mesh,
+        table,
+        trainable,
+        frozen,
+        shardings,
+        rates,
+        layout,
+        None,
+        None,
+    )
+    return prepared, prompts, ptx
+
+
+@dataclasses.dataclass
+class Rolls:
+    """Rollouts as steps need them: read from disk where they are, else made.
+
+    Attributes:
+      current: the rollout at hand, and its encoded groups.
+      coming: with `lag`, the next one under way in a thread, by its number.
+    """
+
+    experiment: Experiment
+    prepared: Prepared
+    prompts: list[Prompt]
+    ptx: list[EncodedGroup]
+    run: run_dir.RunDir
+    current: tuple[rollout.Rolled, list[EncodedGroup]] | None = None
+    coming: dict[int, Any] = dataclasses.field(default_factory=dict)
+    thread: Any = dataclasses.field(
+        default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1)
+    )
+
+    @property
+    def options(self) -> rollout.Rollout:
+        """The recipe's."""
+        return self.experiment.rollout
+
+    def begin(self, first: int) -> loop.Feed:
+        """Forget rollouts that steps made which are to be done again."""
+        known = (first - 1) // self.options.steps + self.options.lag
+        for path in self.run.rollouts.glob("*.npz"):
+            if int(path.stem) > known:
+                path.unlink()
+        return self.step
+
+    def path(self, number: int) -> Path:
+        """Where a rollout lies."""
+        return self.run.rollouts / f"{number:06d}.npz"
+
+    def step(self, number: int, state: State) -> pipeline.StepData:
+        """What step `number`, from 1, trains on."""
+        done, per_step = number - 1, self.experiment.train.groups_per_step
+        which, inner = divmod(done, self.options.steps)
+        if self.current is None or self.current[0].number != which:
+            self.current = self._get(which, done, state)
+        rolled, groups = self.current
+        lap, place = divmod(inner, self.options.minibatches)
+        seed = [self.experiment.seed, which, lap, 7]
+        order = np.random.default_rng(seed).permutation(len(groups))
+        some = order[place * per_step : (place + 1) * per_step]
+        recorded = {
+            self.prepared.program.recorded[role]: [values[n] for n in some]
+            for role, values in rolled.recorded.items()
+        }
+        picked = [groups[n] for n in some]
+        for group in self._imitated(done, rolled.multiplier):
+            picked.append(group)
+            for values in recorded.values():
+                values.append([np.zeros(len(b.tokens)) for b in group.branches])
+        program = self.prepared.program
+        data = pipeline.pack(
+            done, picked, self.prepared.layout, program.algorithm.couples, recorded
+        )
+        facts = {"rollout": which, "policy_age": inner + rolled.age} | rolled.facts
+        return dataclasses.replace(data, facts=facts)
+
+    def settle(self) -> None:
+        """Wait for what is under way, so that it is on disk."""
+        for job in self.coming.values():
+            job.result()
+
+    def _get(self, which, done, state):
+        """Rollout `which`; with `lag` the next one is begun by the same policy."""
+        params = self.prepared.frozen | state.trainable
+        rolled = self._ready(which)
+        if rolled is None:
+            rolled = self._make(which, params, 0)
+        following = which + 1
+        if self.options.lag and not self.path(following).exists():
+            # The loop gives its arrays away step by step.
+            kept = self.prepared.frozen | jax.tree.map(jnp.copy, state.trainable)
+            age = self.options.steps
+            # In a context of its own: the mesh that is set is a thread's own.
+            self.coming[following] = self.thread.submit(
+                self._make_in_thread, following, kept, age
+            )
+        del done
+        grammar = self.prepared.program.config.grammar
+        return rolled, rollout.encode(rolled, self.options, self.prompts, grammar)
+
+    def _make_in_thread(self, number, params, age):
+        with jax.set_mesh(self.prepared.mesh):
+            return self._make(number, params, age)
+
+    def _ready(self, which):
+        """A rollout that is under way or on disk, else None."""
+        if which in self.coming:
+            return self.coming.pop(which).result()
+        if not self.path(which).exists() and self.options.replay:
+            there = Path(self.options.replay) / self.path(which).name
+            if not there.exists():
+                raise FileNotFoundError(
+                    f"rollout.replay={self.options.replay} has no {there.name}: give the "
+                    "rollouts/ of a run of as many steps."
+                )
+            self.run.rollouts.mkdir(parents=True, exist_ok=True)
+            shutil.copy(there, self.path(which))
+        return rollout.load(self.path(which)) if self.path(which).exists() else None
+
+    def _make(self, which, params, age):
+        """Sample, score, record and write rollout `which`."""
+        cursor, multiplier = 0, 0.0
+        costly = "multiplier" in self.experiment.algorithm.numbers
+        if costly:
+            multiplier = self.experiment.algorithm.multiplier
+        if which:
+            last = rollout.load(self.path(which - 1))
+            cursor = last.cursor
+            if costly and np.isfinite(last.costs).any():
+                multiplier = self.experiment.algorithm.next_multiplier(
+                    last.multiplier, float(np.nanmean(last.costs))
+                )
+        wanted = self.experiment.train.groups_per_step * self.options.minibatches
+        rolled = rollout.collect(
+            self.options,
+            self.prompts,
+            wanted,
+            self.prepared.bundle,
+            completer(self.prepared, self.options, params),
+            (self.experiment.seed, which, cursor),
+        )
+        rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)
+        rolled = record(self.prepared, self.options, self.prompts, rolled, params)
+        rollout.save(rolled, self.path(which))
+        self._show(rolled)
+        return rolled
+
+    def _show(self, rolled):
+        """One answer of the rollout, for people."""
+        prompt = self.prompts[rolled.places[0]]
+        tokens = rolled.tokens[0][0]
+        said = Completion(tokens, rolled.logps[0][0], bool(rolled.finished[0, 0]))
+        row = rollout.row(self.prepared.bundle, self.options.output, prompt, said)
+        parts = [p.text or f"<{p.kind}>" for p in row[1].messages[0].parts]
+        shown = {
+            "step": rolled.number * self.options.steps,
+            "id": prompt.group.id,
+            "prompt": "\n".join(message.text for message in prompt.messages),
+            "response": "".join(parts),
+            "reward": float(np.nan_to_num(rolled.rewards[0, 0])),
+        }
+        if rolled.first_error:
+            shown["first_error"] = rolled.first_error
+        run_dir.append(self.run.samples, shown)
+
+    def _imitated(self, done, multiplier):
+        """The groups of `rollout.ptx` that a step has, with numbers as all have."""
+        count, size = self.options.ptx_groups, len(self.ptx)
+        wide = self.prepared.layout.responses
+        none = np.full(wide, np.nan, np.float32)
+        numbers = {"reward": none, "cost": none, "ptx": np.float32(1)}
+        numbers["multiplier"] = np.float32(multiplier)
+        for place in range(done * count, (done + 1) * count if size else done * count):
+            order = permutation(self.experiment.seed, place // size, size)
+            group = self.ptx[int(order[place % size])]
+            yield dataclasses.replace(group, numbers=numbers)
+
+
+def completer(
+    prepared: Prepared, options: rollout.Rollout, params: Flat
+) -> rollout.Complete:
+    """Answers by the policy of these parameters, where they lie."""
+    tree, program = unflatten(params), prepared.program
+    grammar = program.config.grammar
+    block = None if options.output == "text" else grammar.block(options.output)
+
+    def complete(groups, samples, seed):
+        made: list[Completion] = []
+        rows = [group for group in groups for _ in range(samples)]
+        for first in range(0, len(rows), options.slots):
+            some = rows[first : first + options.slots]
+            made += generate_tokens(
+                tree[program.trained],
+                program.config,
+                [group.prompt for group in some],
+                soft=[group.prompt_soft for group in some],
+                max_new_tokens=block.total if block else options.max_new_tokens,
+                sampling=options.sampling,
+                eos_ids=eos_ids(prepared.bundle),
+                seed=seed + first,
+                lora=tree.get("lora"),
+                lora_scale=program.lora.scale if program.lora else 1.0,
+            )
+        if block:
+            return [_block(block, completion) for completion in made]
+        pairs = zip(made, rows, strict=True)
+        return [rollout.whole(c, group.prompt, grammar) for c, group in pairs]
+
+    return complete
+
+
+def _block(block, completion):
+    """The codes of the one medium that was asked for."""
+    count = block.fits(completion.tokens) + block.stop
+    return Completion(completion.tokens[:count], completion.logps[:count], True)
+
+
+def record(
+    prepared: Prepared,
+    options: rollout.Rollout,
+    prompts: list[Prompt],
+    rolled: rollout.Rolled,
+    params: Flat,
+) -> rollout.Rolled:
+    """The rollout with what its recorded roles say of every token."""
+    program = prepared.program
+    groups = rollout.encode(rolled, options, prompts, program.config.grammar)
+    plain = dataclasses.replace(prepared.layout, numbers=())
+    out = {}
+
+    def over_tokens(read: Callable[[Flat, Any], jax.Array]):
+        def forward(batch):
+            placed = pjit.place_batch(batch, prepared.mesh, prepared.rules, whole=True)
+            return pjit.fetch(read(params, placed))
+
+        return reference.compute(forward, groups, plain)
+
+    for role in program.recorded:
+        if role.startswith("old_"):
+            out[role] = over_tokens(_reader(program, role.removeprefix("old_")))
+        elif role == "old" and options.recompute:
+            out[role] = over_tokens(_reader(program, program.trained))
+        else:
+            out[role] = rolled.logps
+    return dataclasses.replace(rolled, recorded=out)
+
+
+@functools.lru_cache(maxsize=16)
+def _reader(program, role):
+    """Compiled: what a role says of every token, values where they are foreseen."""
+
+    def read(params, batch):
+        found = run_role(program, role, params, batch)
+        if program.algorithm.roles[role] == "logps":
+            return found.logps
+        return policy.before(found.scores, batch)
+
+    return jax.jit(read)

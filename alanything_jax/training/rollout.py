@@ -1,0 +1,395 @@
+"""Rollouts: prompts answered by the policy as it is, scored, and written down.
+
+A rollout is one file, written before it is trained on; a run that goes on, a judge that
+costs money and a replay on other devices read the file instead of sampling again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from alanything_jax import hub
+from alanything_jax.data import coder as coders
+from alanything_jax.data.encode import Branch, EncodedGroup
+from alanything_jax.data.files import write_aside
+from alanything_jax.data.groups import Data
+from alanything_jax.data.mixture import permutation
+from alanything_jax.data.prompts import Prompt
+from alanything_jax.data.soft import Placement
+from alanything_jax.generation.decode import Completion
+from alanything_jax.generation.sampler import Sampling
+from alanything_jax.models.grammar import Grammar
+from alanything_jax.rewards import combine
+from alanything_jax.schema import Message, Modality, Response
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How responses are made and rewarded, and how often each is learnt from.
+
+    Attributes:
+      rewards, cost: what scores a response; costs, of algorithms with a limit on them.
+      samples: responses of each prompt.
+      passes: times that a rollout is trained on. minibatches: optimizer steps of a pass; a
+        rollout is `train.groups_per_step` x `minibatches` prompts.
+      max_new_tokens, output: as `generate` takes them.
+      sampling: without top-k, top-p and the like, whose log-probs no trainer computes.
+      recompute: old log-probs by the trainer's own forward pass, not the sampler's.
+      dynamic: replace groups whose rewards are all equal, which teach nothing, by those of
+        further prompts, `max_rounds` times at most (DAPO's dynamic sampling).
+      overlong: a response that was cut off is learnt from ("keep"), or only counted among
+        its group's rewards ("mask").
+      best_and_worst: keep these two of each group, the best as the chosen one: DPO and
+        its like then learn online.
+      ptx: groups to imitate beside the rollouts, as many a step as `ptx_groups`.
+      lag: 1 = the next rollout is made, by the policy as it was, while this one is learnt.
+      slots: rows decoded at a time. replay: a directory of rollouts to read, not make.
+    """
+
+    rewards: combine.Rewards
+    cost: combine.Rewards | None = None
+    samples: int = 8
+    passes: int = 1
+    minibatches: int = 1
+    max_new_tokens: int = 256
+    output: Modality = "text"
+    sampling: Sampling = Sampling()
+    recompute: bool = False
+    dynamic: bool = False
+    max_rounds: int = 4
+    overlong: Literal["keep", "mask"] = "keep"
+    best_and_worst: bool = False
+    ptx: Data | None = None
+    ptx_groups: int = 0
+    lag: Literal[0, 1] = 0
+    slots: int = 64
+    replay: str = ""
+
+    def __post_init__(self):
+        plain = Sampling(temperature=self.sampling.temperature)
+        if self.sampling != plain or self.sampling.temperature == 0:
+            raise ValueError(
+                f"rollout.sampling {self.sampling}: the trainer computes log-probs of the "
+                "whole softmax, so give a temperature above 0 and nothing else."
+            )
+        if self.best_and_worst and self.samples < 2:
+            raise ValueError("rollout.best_and_worst needs rollout.samples >= 2.")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a rollout."""
+        return self.passes * self.minibatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Rolled:
+    """One rollout of N prompts, K responses each.
+
+    Attributes:
+      number: of the rollout, from 0. age: optimizer steps by which its policy was old.
+      cursor: prompts of the order that were used up to its end.
+      places: [N] which prompts. tokens, logps: N lists of K arrays, as sampled.
+      finished: [N, K] bool. rewards, costs: [N, K] float32, NaN = none.
+      facts: numbers to report. first_error: what the first score that failed said.
+      multiplier: of costs, see `algorithms/ppo_lagrangian.py`.
+      recorded: role -> N lists of K arrays, of algorithms.base.RECORDED.
+    """
+
+    number: int
+    cursor: int
+    places: np.ndarray
+    tokens: list[list[np.ndarray]]
+    logps: list[list[np.ndarray]]
+    finished: np.ndarray
+    rewards: np.ndarray
+    costs: np.ndarray
+    facts: dict[str, float]
+    first_error: str = ""
+    multiplier: float = 1.0
+    age: int = 0
+    recorded: dict[str, list[list[np.ndarray]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+# prompts, samples each, seed -> completions, prompt after prompt
+Complete = Callable[[Sequence[EncodedGroup], int, int], list[Completion]]
+
+
+def order(seed: int, cursor: int, count: int, size: int) -> list[int]:
+    """The next `count` prompts of an endless sequence of seeded epochs over `size`."""
+    places = range(cursor, cursor + count)
+    return [int(permutation(seed, p // size, size)[p % size]) for p in places]
+
+
+def collect(
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    wanted: int,
+    bundle: hub.Bundle,
+    complete: Complete,
+    start: tuple[int, int, int],
+) -> Rolled:
+    """Sample and score `wanted` groups.
+
+    Args:
+      bundle: its tokenizer and coder make text and media of tokens.
+      start: seed, number of the rollout, cursor.
+    """
+    seed, number, cursor = start
+    good: list[_Group] = []
+    equal: list[_Group] = []
+    errors, first = 0, ""
+    rounds = rollout.max_rounds if rollout.dynamic else 1
+    for round_ in range(rounds):
+        places = order(seed, cursor, wanted - len(good), len(prompts))
+        cursor += len(places)
+        draw = np.random.SeedSequence([seed, number, round_]).generate_state(1)[0]
+        groups = [prompts[place].group for place in places]
+        said = complete(groups, rollout.samples, int(draw >> 1))
+        made, wrong, words = _scored(rollout, bundle, prompts, places, said)
+        errors, first = errors + wrong, first or words
+        good += [g for g in made if g.telling or not rollout.dynamic]
+        equal += [g for g in made if rollout.dynamic and not g.telling]
+        if len(good) == wanted:
+            break
+    # Where prompts that tell something ran out, the last others fill the step up.
+    kept = good + equal[len(equal) - (wanted - len(good)) :]
+    facts = {
+        "rollout/equal_groups": float(np.mean([not g.telling for g in good + equal])),
+        "rollout/finished": float(np.mean([g.finished for g in kept])),
+        "rollout/tokens": float(np.mean([len(t) for g in kept for t in g.tokens])),
+        "rollout/reward_errors": float(errors),
+    }
+    names = kept[0].terms
+    facts |= {f"reward/{n}": _mean([g.terms[n] for g in kept]) for n in names}
+    rolled = Rolled(
+        number=number,
+        cursor=cursor,
+        places=np.array([g.place for g in kept]),
+        tokens=[g.tokens for g in kept],
+        logps=[g.logps for g in kept],
+        finished=np.stack([g.finished for g in kept]),
+        rewards=np.stack([g.rewards for g in kept]),
+        costs=np.stack([g.costs for g in kept]),
+        facts=facts,
+        first_error=first,
+    )
+    return _best_and_worst(rolled) if rollout.best_and_worst else rolled
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """One prompt's K responses as they were scored."""
+
+    place: int
+    tokens: list[np.ndarray]
+    logps: list[np.ndarray]
+    finished: np.ndarray
+    rewards: np.ndarray
+    costs: np.ndarray
+    terms: dict[str, np.ndarray]
+
+    @property
+    def telling(self) -> bool:
+        """Some response has another reward than another."""
+        known = self.rewards[np.isfinite(self.rewards)]
+        return len(known) > 1 and known.min() < known.max()
+
+
+def _mean(values):
+    known = np.concatenate(values)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _scored(rollout, bundle, prompts, places, said):
+    """Groups of one round, how many scores failed, and what the first one said."""
+    size = rollout.samples
+    rows = [
+        row(bundle, rollout.output, prompts[places[n // size]], completion)
+        for n, completion in enumerate(said)
+    ]
+    scored = combine.score(rollout.rewards, rows)
+    total, terms, errors = scored.total, scored.terms, sum(scored.errors.values())
+    costs, first = np.zeros(len(rows), np.float32), scored.first
+    if rollout.cost:
+        paid = combine.score(rollout.cost, rows)
+        costs, first = paid.total, first or paid.first
+        terms = terms | {f"cost/{name}": value for name, value in paid.terms.items()}
+        errors += sum(paid.errors.values())
+    groups = []
+    for n, place in enumerate(places):
+        own = slice(n * size, (n + 1) * size)
+        groups.append(
+            _Group(
+                place,
+                [c.tokens for c in said[own]],
+                [c.logps for c in said[own]],
+                np.array([c.finished for c in said[own]]),
+                total[own],
+                costs[own],
+                {name: value[own] for name, value in terms.items()},
+            )
+        )
+    return groups, errors, first
+
+
+def _best_and_worst(rolled):
+    """Two responses of each group; NaN, which has no reward, is neither."""
+    high = np.argmax(np.where(np.isnan(rolled.rewards), -np.inf, rolled.rewards), 1)
+    low = np.argmin(np.where(np.isnan(rolled.rewards), np.inf, rolled.rewards), 1)
+    # All alike: any two, whose rewards then are alike too.
+    low = np.where(low == high, (high + 1) % rolled.rewards.shape[1], low)
+    pair = np.stack([high, low], axis=1)
+
+    def lists(values):
+        return [[row[n] for n in own] for row, own in zip(values, pair, strict=True)]
+
+    return dataclasses.replace(
+        rolled,
+        tokens=lists(rolled.tokens),
+        logps=lists(rolled.logps),
+        finished=np.take_along_axis(rolled.finished, pair, 1),
+        rewards=np.take_along_axis(rolled.rewards, pair, 1),
+        costs=np.take_along_axis(rolled.costs, pair, 1),
+    )
+
+
+def row(
+    bundle: hub.Bundle, output: Modality, prompt: Prompt, completion: Completion
+) -> combine.Row:
+    """What a reward is given: prompt, response with its media decoded, record."""
+    tokens = completion.tokens
+    if output != "text":
+        tokens = np.append(prompt.group.prompt[-1:], tokens)
+    parts = coders.parts(tokens, bundle.tokenizer, bundle.coder)
+    facts = {"num_tokens": len(completion.tokens), "finished": completion.finished}
+    response = Response((Message("assistant", parts),))
+    return prompt.messages, response, prompt.record | facts
+
+
+def encode(
+    rolled: Rolled, rollout: Rollout, prompts: Sequence[Prompt], grammar: Grammar | None
+) -> list[EncodedGroup]:
+    """The groups to train on, with `reward` and what else algorithms read of each."""
+    out = []
+    for n, place in enumerate(rolled.places):
+        group = prompts[place].group
+        branches, stream = [], None
+        for tokens, finished in zip(rolled.tokens[n], rolled.finished[n], strict=True):
+            learnt = finished or rollout.overlong == "keep"
+            branch, stream = _branch(group, tokens, grammar, learnt)
+            branches.append(branch)
+        numbers = {
+            "reward": rolled.rewards[n],
+            "cost": rolled.costs[n],
+            "multiplier": np.float32(rolled.multiplier),
+            "ptx": np.float32(0),
+        }
+        out.append(
+            dataclasses.replace(
+                group,
+                branches=tuple(branches),
+                numbers=numbers,
+                prompt_stream=stream,
+            )
+        )
+    return out
+
+
+def _branch(group, tokens, grammar, learnt):
+    """A sampled response behind its prompt, and the prompt's streams."""
+    size = len(group.prompt)
+    scored, stream = np.full(len(tokens), learnt), None
+    if grammar is not None and grammar.blocks:
+        every = np.concatenate([group.prompt, tokens])
+        stream, forced = grammar.streams(every)
+        scored &= ~forced[size:]
+    soft = group.prompt_soft
+    if soft is not None:
+        # As the sampler counted: on from the prompt's last position.
+        at = np.arange(1, len(tokens) + 1, dtype=np.int32)
+        soft = Placement((), soft.position[:, -1:] + at, np.zeros_like(at))
+    if stream is None:
+        return Branch(tokens, scored, None, soft), None
+    return Branch(tokens, scored, stream[size:], soft), stream[:size]
+
+
+def whole(
+    completion: Completion, prompt: np.ndarray, grammar: Grammar | None
+) -> Completion:
+    """The completion without the block that its limit cut; it then is not finished."""
+    if grammar is None or not grammar.blocks:
+        return completion
+    size = len(prompt)
+    kept = grammar.whole(np.concatenate([prompt, completion.tokens])) - size
+    if kept >= len(completion.tokens):
+        return completion
+    kept = max(kept, 0)
+    return Completion(completion.tokens[:kept], completion.logps[:kept], False)
+
+
+def save(rolled: Rolled, path: Path) -> None:
+    """Write a rollout, whole or not at all."""
+    sizes = [[len(t) for t in row] for row in rolled.tokens]
+    arrays = {
+        "places": rolled.places,
+        "sizes": np.array(sizes, np.int32),
+        "tokens": _flat(rolled.tokens).astype(np.int32),
+        "logps": _flat(rolled.logps).astype(np.float32),
+        "finished": rolled.finished,
+        "rewards": rolled.rewards,
+        "costs": rolled.costs,
+        "state": np.array([rolled.number, rolled.cursor, rolled.age], np.int64),
+        "multiplier": np.float64(rolled.multiplier),
+        "fact_names": np.array(list(rolled.facts)),
+        "fact_values": np.array(list(rolled.facts.values()), np.float64),
+    }
+    arrays |= {
+        f"recorded/{role}": _flat(values) for role, values in rolled.recorded.items()
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, buffer.getvalue())
+
+
+def load(path: Path) -> Rolled:
+    """Read what `save` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        sizes = file["sizes"]
+        number, cursor, age = map(int, file["state"])
+        facts = zip(
+            file["fact_names"].tolist(), file["fact_values"].tolist(), strict=True
+        )
+        roles = [n for n in file.files if n.startswith("recorded/")]
+        return Rolled(
+            number=number,
+            cursor=cursor,
+            age=age,
+            places=file["places"],
+            tokens=_cut(file["tokens"], sizes),
+            logps=_cut(file["logps"], sizes),
+            finished=file["finished"],
+            rewards=file["rewards"],
+            costs=file["costs"],
+            multiplier=float(file["multiplier"]),
+            facts=dict(facts),
+            recorded={n.split("/", 1)[1]: _cut(file[n], sizes) for n in roles},
+        )
+
+
+def _flat(values):
+    return np.concatenate([array for row in values for array in row])
+
+
+def _cut(flat, sizes):
+    pieces = iter(np.split(flat, np.cumsum(sizes.reshape(-1))[:-1]))
+    return [[next(pieces) for _ in row] for row in sizes]
