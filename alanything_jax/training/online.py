@@ -173,7 +173,10 @@ class Rolls:
         done, per_step = number - 1, self.experiment.train.groups_per_step
         which, inner = divmod(done, self.options.steps)
         if self.current is None or self.current[0].number != which:
-            self.current = self._get(which, done, state)
+            self.current = self._get(which, state)
+            # A run that goes on in the middle of a rollout has shown it.
+            if inner == 0:
+                self._show(self.current[0], number)
         rolled, groups = self.current
         lap, place = divmod(inner, self.options.minibatches)
         seed = [self.experiment.seed, which, lap, 7]
@@ -200,7 +203,7 @@ class Rolls:
         for job in self.coming.values():
             job.result()
 
-    def _get(self, which, done, state):
+    def _get(self, which, state):
         """Rollout `which`; with `lag` the next one is begun by the same policy."""
         params = self.prepared.frozen | state.trainable
         rolled = self._ready(which)
@@ -215,7 +218,6 @@ class Rolls:
             self.coming[following] = self.thread.submit(
                 self._make_in_thread, following, kept, age
             )
-        del done
         grammar = self.prepared.program.config.grammar
         return rolled, rollout.encode(rolled, self.options, self.prompts, grammar)
 
@@ -263,10 +265,9 @@ class Rolls:
         rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)
         rolled = record(self.prepared, self.options, self.prompts, rolled, params)
         rollout.save(rolled, self.path(which))
-        self._show(rolled)
         return rolled
 
-    def _show(self, rolled):
+    def _show(self, rolled, step):
         """One answer of the rollout, for people."""
         prompt = self.prompts[rolled.places[0]]
         tokens = rolled.tokens[0][0]
@@ -274,7 +275,7 @@ class Rolls:
         row = rollout.row(self.prepared.bundle, self.options.output, prompt, said)
         parts = [p.text or f"<{p.kind}>" for p in row[1].messages[0].parts]
         shown = {
-            "step": rolled.number * self.options.steps,
+            "step": step,
             "id": prompt.group.id,
             "prompt": "\n".join(message.text for message in prompt.messages),
             "response": "".join(parts),

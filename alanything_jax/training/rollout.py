@@ -349,6 +349,7 @@ def save(rolled: Rolled, path: Path) -> None:
         "costs": rolled.costs,
         "state": np.array([rolled.number, rolled.cursor, rolled.age], np.int64),
         "multiplier": np.float64(rolled.multiplier),
+        "first_error": np.array(rolled.first_error),
         "fact_names": np.array(list(rolled.facts)),
         "fact_values": np.array(list(rolled.facts.values()), np.float64),
     }
@@ -382,6 +383,7 @@ def load(path: Path) -> Rolled:
             costs=file["costs"],
             multiplier=float(file["multiplier"]),
             facts=dict(facts),
+            first_error=str(file["first_error"]),
             recorded={n.split("/", 1)[1]: _cut(file[n], sizes) for n in roles},
         )
 
