@@ -8,11 +8,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from alanything_jax.algorithms.base import CURRENT, RECORDED, Algorithm
+from alanything_jax.algorithms.base import CURRENT, RECORDED, TEACHER, Algorithm
 from alanything_jax.data.groups import Data
 from alanything_jax.data.views import LABELLED
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.models.lora import Lora
+from alanything_jax.rewards import rules
 from alanything_jax.rewards.model import TrainedReward
 from alanything_jax.training.optimizer import Optimizer
 from alanything_jax.training.rollout import Rollout
@@ -57,6 +58,7 @@ class Experiment:
         "live" second copy of the weights, or the policy with its "adapter_off".
       rollout: learn from answers that the policy itself gives to the data's prompts.
       value: what value models start from, such as a trained reward model; None = `model`.
+      teacher: whose distribution is distilled: any size, but the model's tokenizer.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Experiment:
     reference: Literal["cached", "live", "adapter_off"] = "cached"
     rollout: Rollout | None = None
     value: ModelSource | None = None
+    teacher: ModelSource | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -77,6 +80,20 @@ class Experiment:
             raise ValueError(
                 'reference="adapter_off" needs an adapter to switch off: set '
                 'adapter=Lora(...), or choose "cached" or "live".'
+            )
+        learns = TEACHER in self.algorithm.roles
+        if learns != (self.teacher is not None) or (
+            learns and self.reference != "live"
+        ):
+            raise ValueError(
+                f"{type(self.algorithm).__name__} with teacher={self.teacher} and "
+                f'reference="{self.reference}": distillation, and it alone, needs '
+                'teacher=ModelSource(...) and reference="live".'
+            )
+        if self.model.quantize and self.adapter is None:
+            raise ValueError(
+                f"model.quantize={self.model.quantize!r} keeps the weights in integers, "
+                "which cannot train: set adapter=Lora(...), or model.quantize=''."
             )
         if self.data.stream:
             _check_stream(self)
@@ -100,10 +117,16 @@ def _check_online(experiment):
             'no log-prob of answers yet to be given is "cached": set reference="live", or '
             'reference="adapter_off" with an adapter.'
         )
-    if not recorded and not rollout.best_and_worst:
+    compared = recorded or rollout.best_and_worst
+    if not (compared or TEACHER in roles):
         raise ValueError(
             f"{name} compares chosen and rejected answers: set "
             "rollout.best_and_worst=True, or use an algorithm of rewards such as GRPO."
+        )
+    if (compared or rollout.dynamic) and not rollout.rewards.terms:
+        raise ValueError(
+            f"{name} compares answers by their rewards, and rollout.rewards is empty: set "
+            "rollout.rewards=Rewards((Term(...),))."
         )
     if experiment.data.stream or experiment.data.heldout_groups:
         raise ValueError(
@@ -196,6 +219,8 @@ def tiny(experiment: Experiment) -> Experiment:
         compute=compute,
         rollout=rollout,
         value=None,
+        teacher=experiment.teacher
+        and change(experiment.teacher, path=model, sha256=""),
         # Rates name layers that a model of two layers may not have.
         optimizer=change(experiment.optimizer, learning_rate=2e-3, rates=()),
     )
@@ -216,13 +241,17 @@ def _tiny_rollout(rollout, model):
 
 
 def _tiny_rewards(rewards, model):
-    terms = tuple(
-        dataclasses.replace(term, reward=TrainedReward(ModelSource(model)))
-        if isinstance(term.reward, TrainedReward)
-        else term
-        for term in rewards.terms
-    )
-    return dataclasses.replace(rewards, terms=terms)
+    """Trained rewards of a random model; generated rows have letters to be right about."""
+
+    def small(term):
+        reward = term.reward
+        if isinstance(reward, TrainedReward):
+            reward = TrainedReward(ModelSource(model))
+        elif isinstance(reward, rules.Exact | rules.Choice | rules.Math):
+            reward = rules.Similarity()
+        return dataclasses.replace(term, reward=reward)
+
+    return dataclasses.replace(rewards, terms=tuple(map(small, rewards.terms)))
 
 
 def tiny_path(path: str) -> str:

@@ -16,7 +16,7 @@ from alanything_jax.ops import masked
 from alanything_jax.ops.masked import Mean, Term
 from alanything_jax.schema import Batch
 
-Reads = Literal["logps", "scores"]
+Reads = Literal["logps", "scores", "top"]
 
 # The trained role as the step finds it, without gradient: for `annotate`, where a
 # statistic of the step is of the policy itself. It costs one more forward pass.
@@ -27,6 +27,11 @@ CURRENT = "current"
 # models as they were, whose scores here stand at the tokens that they foresee.
 RECORDED = ("old", "sampler", "old_value", "old_cost_value")
 
+# A frozen role with a model of its own (`Experiment.teacher`). It says its likeliest ids,
+# which `annotate` hands on under this name; a trained role that reads "top" reads them.
+TEACHER = "teacher"
+TEACHER_IDS = "teacher_ids"
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -35,10 +40,14 @@ class Outputs:
     Attributes:
       logps: log p(token), 0 where not scored.
       scores: the scalar head.
+      top: [B, T, k + 1] log-probs of the teacher's k likeliest ids and, last, of all
+        other ids together. ids: [B, T, k] int32, those ids, from the teacher alone.
     """
 
     logps: jax.Array | None = None
     scores: jax.Array | None = None
+    top: jax.Array | None = None
+    ids: jax.Array | None = None
 
 
 def scores_trained(algorithm: Algorithm) -> bool:
@@ -62,7 +71,7 @@ class Algorithm(Protocol):
 
     Attributes:
       roles: role name -> what the loss reads of it. `reference` is never trained;
-        see `CURRENT`.
+        see `CURRENT`, `TEACHER`.
       trains: the roles with gradients; the first is the model that is exported.
       couples: whether the loss of one response needs its group's others, so that a
         group must stay inside one microbatch.

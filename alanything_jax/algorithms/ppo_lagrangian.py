@@ -1,10 +1,11 @@
 """PPO under a limit on cost: helpful while harmless.
 
-Dai et al. 2023 (Safe RLHF, arXiv:2310.12773), equations 11 to 13 and appendix B.2:
+Dai et al. 2023 (Safe RLHF, arXiv:2310.12773), equation 31 and their code, which mixes
+advantages where the paper mixes the two clipped losses:
 
     r_t, c_t: reward and cost at the end, less and plus kl_weight / 2 of the token's KL
-    A   = (A_r - m A_c) / (1 + m)
-    m  <- m exp(multiplier_rate (mean cost - cost_limit)),    after each rollout
+    A   = (A_r - m A_c) / (1 + m),                               then whitened
+    m  <- m exp(multiplier_rate m (mean cost - cost_limit)),      after each rollout
 
 with a value model of the rewards and one of the costs. m grows while answers cost more
 than the limit, and then cost counts more than reward.
@@ -59,8 +60,8 @@ class PPOLagrangian:
 
     def next_multiplier(self, multiplier: float, cost: float) -> float:
         """After a rollout of that mean cost."""
-        grown = multiplier * math.exp(self.multiplier_rate * (cost - self.cost_limit))
-        return min(grown, self.multiplier_most)
+        rise = self.multiplier_rate * multiplier * (cost - self.cost_limit)
+        return min(multiplier * math.exp(rise), self.multiplier_most)
 
     def annotate(self, batches, outputs):
         """Advantage, and returns of both kinds [M, B, T]; which tokens have them."""

@@ -1,6 +1,6 @@
 """REINFORCE++: no group and no value model, a baseline over the whole step.
 
-Hu et al. 2025 (arXiv:2501.03262), equations 5 to 8:
+Hu et al. 2025 (arXiv:2501.03262):
 
     r_it = [t is the last] r_i - kl_weight (log p_old(y_it) - log p_ref(y_it))
     G_it = sum of r_it' over t' >= t

@@ -1,6 +1,6 @@
 """REINFORCE with the mean of the group's other rewards as its baseline.
 
-Ahmadian et al. 2024 (arXiv:2402.14740), equation 6:
+Ahmadian et al. 2024 (arXiv:2402.14740):
 
     R_i = r_i - kl_weight (log p_old(y_i) - log p_ref(y_i))
     A_i = R_i - mean of R_j, j != i,        over responses of the same prompt

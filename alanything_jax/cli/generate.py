@@ -14,7 +14,7 @@ import tyro
 from alanything_jax import generate, hub
 from alanything_jax.data import media, sources
 from alanything_jax.data.files import write_aside
-from alanything_jax.generation.generate import Answer
+from alanything_jax.generation.generate import Answer, streamer
 from alanything_jax.generation.sampler import Sampling
 
 
@@ -28,6 +28,9 @@ class Options:
         row with `"output": "image"` asks for one picture, such as
         {"prompt": "a red kite", "output": "image"}; so with "audio" and "video".
       out: the rows with their `responses`, as .jsonl.
+      batch_size: answers made at a time; as some end, others begin.
+      stop: texts that end an answer, such as "\\n\\n"; it is cut off before them.
+      stop_tokens: tokens that end an answer, beside the model's own.
       guidance: of pictures that Janus draws; 1 = none.
     """
 
@@ -37,10 +40,15 @@ class Options:
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     num_samples: int = 1
     batch_size: int = 8
     seed: int = 0
     guidance: float = 5.0
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[str, ...] = ()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         lines.append(json.dumps(row | {"responses": made}) + "\n")
     write_aside(options.out, "".join(lines))
     if len(rows) == 1:
-        print(answers[0][0].text)
+        # As text it was shown while it was made.
+        print("" if _streams(rows) else answers[0][0].text)
     media = f", media in {folder}/" if folder.exists() else ""
     print(
         f"wrote {options.out}: {len(rows)} rows{media}\n"
@@ -67,24 +76,40 @@ def main(argv: Sequence[str]) -> int:
 def answer(options: Options, rows: Sequence[dict]) -> list[list[Answer]]:
     """Of every row its answers; rows that ask for the same medium are made together."""
     bundle, out = hub.load(options.model), {}
-    with rich.progress.Progress(transient=True) as bar:
+    names = [field.name for field in dataclasses.fields(Sampling)]
+    sampling = Sampling(**{name: getattr(options, name) for name in names})
+    names = "max_new_tokens num_samples batch_size seed guidance stop stop_tokens"
+    same = {name: getattr(options, name) for name in names.split()}
+    show = streamer(bundle.tokenizer, _write) if _streams(rows) else None
+    with rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.MofNCompleteColumn(),
+        transient=True,
+        disable=_streams(rows),
+    ) as bar:
         for output in sorted({row.get("output", "text") for row in rows}):
             which = [n for n, r in enumerate(rows) if r.get("output", "text") == output]
             task = bar.add_task(f"generating {output}", total=len(which))
             some = generate(
                 bundle,
                 [rows[n]["prompt"] for n in which],
-                max_new_tokens=options.max_new_tokens,
-                sampling=Sampling(options.temperature, options.top_p),
-                num_samples=options.num_samples,
-                batch_size=options.batch_size,
-                seed=options.seed,
+                sampling=sampling,
                 output=output,
-                guidance=options.guidance,
                 on_batch=functools.partial(_advance, bar, task),
+                on_tokens=show,
+                **same,
             )
             out |= zip(which, some, strict=True)
     return [out[n] for n in range(len(rows))]
+
+
+def _streams(rows):
+    """Of one prompt the text itself is the progress."""
+    return len(rows) == 1 and rows[0].get("output", "text") == "text"
+
+
+def _write(text):
+    print(text, end="", flush=True)
 
 
 def _advance(bar, task, done):

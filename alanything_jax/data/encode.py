@@ -202,12 +202,18 @@ def _plain(example, order, tokenizer):
         raise BadRecord("prompt", "empty; a plain-text record needs one to start from.")
     branches = []
     for n in order:
-        said = "".join(message.text for message in example.responses[n].messages)
+        messages = example.responses[n].messages
+        said = "".join(message.text for message in messages)
         if not said.strip():
             raise BadRecord(f"responses[{n}]", "empty. Remove the record or fill it.")
-        ids = tokenizer(said, add_special_tokens=False)["input_ids"]
-        tokens = np.array([*ids, tokenizer.eos_token_id], np.int32)
-        branches.append(Branch(tokens, np.ones(len(tokens), bool)))
+        out = tokenizer(said, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = np.array([*out["input_ids"], tokenizer.eos_token_id], np.int32)
+        own = np.repeat(
+            [m.role == "assistant" for m in messages], [len(m.text) for m in messages]
+        )
+        scored = [own[begin:end].any() for begin, end in out["offset_mapping"]]
+        scored.append(messages[-1].role == "assistant")
+        branches.append(Branch(tokens, np.array(scored, bool)))
     return prompt, np.zeros_like(prompt), None, branches
 
 

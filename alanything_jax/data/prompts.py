@@ -53,7 +53,12 @@ def load_prompts(
         try:
             if isinstance(example, Exception):
                 raise example
-            tokens, soft = render_prompt(tokenizer, example.prompt, coder)
+            if data.chat:
+                tokens, soft = render_prompt(tokenizer, example.prompt, coder)
+            else:
+                text = "".join(message.text for message in example.prompt)
+                tokens = np.array(tokenizer(text)["input_ids"], np.int32)
+                soft = None
             if opener is not None:
                 if soft is not None:
                     raise ValueError(

@@ -19,7 +19,7 @@ import numpy as np
 from alanything_jax.data import coder as coders
 from alanything_jax.data.coder import Coder
 from alanything_jax.data.soft import Placement
-from alanything_jax.schema import Message
+from alanything_jax.schema import Message, Part
 
 Fill = Callable[[str], str]
 
@@ -96,6 +96,8 @@ def render_text(
     """The template's string; with `header`, up to the end of an assistant header.
 
     `fill` puts in what stands for media that encoders take.
+
+    Raises TemplateError: there is no template, or it refuses these messages.
     """
     if not tokenizer.chat_template:
         raise TemplateError(
@@ -104,11 +106,18 @@ def render_text(
             "chat_template.jinja beside the weights), or data.chat=False to join prompt "
             "and response as plain text."
         )
-    return fill(
-        tokenizer.apply_chat_template(
+    import jinja2
+
+    try:
+        text = tokenizer.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=header
         )
-    )
+    except jinja2.TemplateError as error:
+        roles = [message["role"] for message in chat]
+        raise TemplateError(
+            f"the chat template refuses a conversation of {roles}: {error}"
+        ) from error
+    return fill(text)
 
 
 def render(
@@ -193,6 +202,54 @@ def render_prompt(
         return tokens, None
     tokens, _ = coders.put_codes(tokens, messages, coder)
     return tokens, media.place(tokens)
+
+
+# A letter that texts do not have: it marks where an assistant's turn ends.
+_MARK = "\ua66e"
+
+
+def render_between(
+    tokenizer: Any,
+    before: Sequence[Message],
+    seen: Sequence[Message],
+    coder: Coder | None = None,
+) -> np.ndarray:
+    """Token ids [n] from the end of an assistant's turn to the header of its next one.
+
+        said ... <|im_end|>\\n<|im_start|>user\\nseen<|im_end|>\\n<|im_start|>assistant\\n
+                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+    Args:
+      before: the conversation up to that turn. What the assistant said in it is not read.
+      seen: the messages between the two turns; their media as codes.
+
+    Raises:
+      TemplateError: no template, or the turn's end is not found, or not between tokens.
+      ValueError: `seen` holds a medium that is broken or goes through an encoder.
+    """
+    kinds = {part.kind for message in seen for part in message.parts}
+    if coder and kinds & coder.soft.keys():
+        raise ValueError(
+            f"{sorted(kinds & coder.soft.keys())} between two turns would go through an "
+            "encoder, which rollouts do for prompts alone. Give text, or codes."
+        )
+    if any(_MARK in message.text for message in seen):
+        raise ValueError(
+            f"{_MARK!r} stands in a message between two turns: leave it out."
+        )
+    turn = Message("assistant", (Part("text", text=_MARK),))
+    past = [turn if m.role == "assistant" else m for m in before]
+    text = render_text(tokenizer, chat_dicts((*past, turn, *seen), coder), header=True)
+    start = text.rfind(_MARK) + len(_MARK)
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    begin, end = np.array(out["offset_mapping"], np.int64).reshape(-1, 2).T
+    if _MARK not in text or np.any((begin < start) & (end > start)):
+        raise TemplateError(
+            "the end of an assistant's turn is not found between two tokens of the "
+            f"rendering {text[-80:]!r}: use a template that ends turns by a special token."
+        )
+    tokens = np.array(out["input_ids"], np.int32)[begin >= start]
+    return tokens if coder is None else coders.put_codes(tokens, seen, coder)[0]
 
 
 def _started(tokens, coder):

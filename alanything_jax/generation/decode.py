@@ -1,25 +1,28 @@
-"""Prefill and decode with a KV cache, compiled once per bucket of shapes."""
+"""Continue prompts with a KV cache: rows that are over make room for prompts that wait.
+
+prompts -> prefill -> ready -> slots, CHUNK tokens at a time -> completions
+
+Every shape is one of a few: prompts are padded to a power of two, read in batches of a
+power of two, and the cache grows and shrinks along `room`.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data import packing
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.soft import Placement, plan_of
-from alanything_jax.generation.sampler import Sampling, sample
-from alanything_jax.models import decoder, grammar, heads
+from alanything_jax.generation import rows as device
+from alanything_jax.generation.rows import CHUNK
+from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models.config import DecoderConfig
-
-# Tokens decoded between two looks at the host: few enough to stream, enough to not wait.
-CHUNK = 8
+from alanything_jax.sharding.pjit import fetch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,59 +45,10 @@ def bucket(size: int, smallest: int = 32) -> int:
     return max(smallest, 1 << (size - 1).bit_length())
 
 
-@functools.partial(
-    jax.jit, static_argnames=("cfg", "lora_scale"), donate_argnames="cache"
-)
-def prefill(params, cfg, tokens, num_new, cache, lora, lora_scale, prompt=None):
-    """Read right-padded prompts [B, S]; logits [B, V] after each one's last token.
-
-    `prompt` is a `Batch` of the same rows, where there are media for encoders.
-    """
-    hidden, cache = decoder.step(
-        params,
-        cfg,
-        tokens,
-        cache,
-        num_new=num_new,
-        prompt=prompt,
-        lora=lora,
-        lora_scale=lora_scale,
-    )
-    last = jnp.take_along_axis(hidden, (num_new - 1)[:, None, None], axis=1)[:, 0]
-    return heads.logits(params, cfg, last), cache
-
-
-@functools.partial(
-    jax.jit, static_argnames=("cfg", "sampling", "lora_scale"), donate_argnames="cache"
-)
-def decode(
-    params, cfg, logits, cache, keys, done, state, eos, sampling, lora, lora_scale
-):
-    """`CHUNK` more tokens of every row; rows that are done repeat without effect.
-
-    Returns:
-      tokens and log-probs [CHUNK, B], next logits, cache, keys, done, grammar's state.
-    """
-
-    def body(carry, _):
-        logits, cache, keys, done, state = carry
-        split = jax.vmap(jax.random.split)(keys)
-        allowed = grammar.allowed(cfg.grammar, state) if cfg.grammar else None
-        tokens, logps = sample(logits, split[:, 1], sampling, allowed)
-        if cfg.grammar:
-            state = grammar.advance(cfg.grammar, state, tokens)
-        done_after = done | jnp.any(tokens[:, None] == eos, axis=-1)
-        hidden, cache = decoder.step(
-            params, cfg, tokens[:, None], cache, lora=lora, lora_scale=lora_scale
-        )
-        logits = heads.logits(params, cfg, hidden[:, 0])
-        carry = (logits, cache, split[:, 0], done_after, state)
-        return carry, (tokens, logps, done)
-
-    carry, (tokens, logps, skip) = jax.lax.scan(
-        body, (logits, cache, keys, done, state), None, length=CHUNK
-    )
-    return tokens, logps, skip, *carry
+def room(size: int) -> int:
+    """Slots of a cache for `size` tokens: 32, 48, 64, 96, 128, 192, ..."""
+    power = bucket(size)
+    return max(32, power * 3 // 4) if size <= power * 3 // 4 else power
 
 
 def generate_tokens(
@@ -103,73 +57,179 @@ def generate_tokens(
     prompts: Sequence[np.ndarray],
     *,
     soft: Sequence[Placement | None] = (),
-    max_new_tokens: int = 256,
+    samples: int = 1,
+    slots: int | None = None,
+    max_new_tokens: int | Sequence[int] = 256,
     sampling: Sampling = Sampling(),
     eos_ids: Sequence[int] = (),
     seed: int = 0,
     lora: Any = None,
     lora_scale: float = 1.0,
     on_tokens: Callable[[np.ndarray], None] | None = None,
+    on_done: Callable[[int, Completion], None] | None = None,
+    stop: Callable[[np.ndarray], int | None] | None = None,
 ) -> list[Completion]:
     """Continue every prompt (1-D int arrays, at least one token each).
 
-    `soft` has each prompt's media for encoders; a prompt that ends with the opener of a
-    block is continued by its codes. Row n draws its randomness from (seed, n) alone.
-    `on_tokens` gets the first row's new tokens as they come.
+    Row n, sample n % samples of prompt n // samples, draws token t with (seed, n, t)
+    alone: neither its slot nor its neighbours matter.
+
+    Args:
+      params: as they are, on one device or laid over a mesh.
+      soft: each prompt's media for encoders. A prompt that ends with the opener of a
+        block is continued by its codes.
+      samples: continuations of each prompt, which is read once for all of them.
+      slots: rows decoded at a time; None = all. Others wait, the longest budgets first,
+        and take the places of rows that are over.
+      max_new_tokens: of all, or one for each prompt.
+      on_tokens: gets the first row's new tokens as they come.
+      on_done: gets a row's number and completion as soon as it is over.
+      stop: of a row's tokens so far, how many to keep if it is over; else None.
+
+    Returns:
+      prompts' first samples, ... in the order of the prompts, samples together.
 
     Raises ValueError: an empty prompt, or one that leaves no room in `max_positions`.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    if min(len(prompt) for prompt in prompts) == 0:
+    budgets = np.broadcast_to(np.asarray(max_new_tokens, int), len(prompts))
+    _check(cfg, prompts, budgets, samples, slots)
+    reader = _Reader(
+        params, cfg, prompts, soft, samples, budgets, sampling, lora, lora_scale
+    )
+    if device.unstacks():
+        params, lora = device.unstacked(params, cfg, lora)
+    total = len(prompts) * samples
+    places: list[_Row | None] = [None] * min(slots or total, total)
+    out: list[Any] = [None] * total
+    state, eos = None, list(eos_ids)
+    while True:
+        state = _seat(state, places, reader.take(places.count(None)), seed)
+        if not any(places):
+            return out
+        *made, state = device.decode(params, cfg, state, sampling, lora, lora_scale)
+        tokens, logps = map(fetch, made)
+        hits = np.isin(tokens, eos)
+        ends = np.where(hits.any(axis=0), hits.argmax(axis=0), CHUNK).tolist()
+        for place, row in enumerate(places):
+            if row is None:
+                continue
+            before = row.size
+            done = row.grow(tokens[:, place], logps[:, place], ends[place], stop)
+            if on_tokens and row.number == 0:
+                on_tokens(row.tokens[before : row.size])
+            if done:
+                places[place], out[row.number] = None, done
+                if on_done:
+                    on_done(row.number, done)
+
+
+def _check(cfg, prompts, budgets, samples, slots):
+    sizes = np.array([len(prompt) for prompt in prompts])
+    if min(sizes) == 0:
         raise ValueError("a prompt has no token: give it some text.")
-    if longest + max_new_tokens > cfg.max_positions:
+    if samples < 1 or (slots is not None and slots < 1) or min(budgets) < 1:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
+            f"samples={samples}, slots={slots} and max_new_tokens={min(budgets)} must "
+            "be at least 1."
+        )
+    worst = int(np.argmax(sizes + budgets))
+    if sizes[worst] + budgets[worst] > cfg.max_positions:
+        raise ValueError(
+            f"a prompt of {sizes[worst]} tokens and {budgets[worst]} new ones exceed the "
             f"model's {cfg.max_positions} positions: shorten one of them."
         )
-    width, count = bucket(longest), len(prompts)
-    padded = np.zeros((count, width), np.int32)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = prompt
-    room = bucket(width + max_new_tokens + CHUNK)
-    dtype = params["embed"]["text"]["table"].dtype
-    cache = decoder.init_cache(cfg, count, room, dtype)
-    lengths = jnp.array([len(prompt) for prompt in prompts], jnp.int32)
-    batch = _with_media(cfg, prompts, soft, width)
-    logits, cache = prefill(
-        params, cfg, padded, lengths, cache, lora, lora_scale, batch
-    )
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
-        jnp.arange(count)
-    )
-    done, eos = jnp.zeros((count,), bool), jnp.array(list(eos_ids) or [-1])
-    state = grammar.initial(count)
-    if cfg.grammar:
-        ends = jnp.array([prompt[-1] for prompt in prompts], jnp.int32)
-        state = grammar.after(cfg.grammar, ends)
-    tokens, logps, skips = [], [], []
-    for first in range(0, max_new_tokens, CHUNK):
-        new, logp, skip, logits, cache, keys, done, state = decode(
-            params,
-            cfg,
-            logits,
-            cache,
-            keys,
-            done,
-            state,
-            eos,
-            sampling,
-            lora,
-            lora_scale,
+
+
+class _Row:
+    """A row that is being decoded."""
+
+    def __init__(self, number: int, prompt: int, budget: int):
+        self.number, self.prompt, self.size = number, prompt, 0
+        self.tokens = np.zeros(budget, np.int32)
+        self.logps = np.zeros(budget, np.float32)
+
+    def grow(self, tokens, logps, end, stop) -> Completion | None:
+        """Take a chunk, in which end of text is at `end`; a completion if it is over."""
+        new = min(end + 1, CHUNK, len(self.tokens) - self.size)
+        finished = new == end + 1
+        here = slice(self.size, self.size + new)
+        self.tokens[here], self.logps[here] = tokens[:new], logps[:new]
+        self.size += new
+        kept = stop(self.tokens[: self.size]) if stop else None
+        if kept is not None:
+            self.size, finished = kept, True
+        if not finished and self.size < len(self.tokens):
+            return None
+        return Completion(
+            self.tokens[: self.size], self.logps[: self.size], bool(finished)
         )
-        keep = slice(0, min(CHUNK, max_new_tokens - first))
-        for store, value in ((tokens, new), (logps, logp), (skips, skip)):
-            store.append(np.asarray(value)[keep])
-        if on_tokens:
-            on_tokens(tokens[-1][:, 0][~skips[-1][:, 0]])
-        if bool(done.all()):
-            break
-    return _completions(*map(np.concatenate, (tokens, logps, skips)), set(eos_ids))
+
+
+class _Reader:
+    """Prompts that wait, and those that are read and wait for a place."""
+
+    def __init__(
+        self, params, cfg, prompts, soft, samples, budgets, sampling, lora, lora_scale
+    ):
+        self.prompts, self.soft, self.samples = prompts, soft, samples
+        self.budgets, self.cfg = budgets, cfg
+        # The longest first: at the end few places are empty, and rows that are decoded
+        # together are alike in length.
+        order = np.argsort(-budgets, kind="stable").tolist()
+        self.waiting = collections.deque(order)
+        self.ready = collections.deque()
+        self.rest = params, sampling, lora, lora_scale
+
+    def take(self, count: int) -> list[tuple[_Row, device.Rows, int]]:
+        """Up to `count` rows; of each, the prefilled rows where it is, and its place."""
+        while self.waiting and len(self.ready) < count:
+            some = -(-(count - len(self.ready)) // self.samples)
+            some = min(some, len(self.waiting))
+            if len(self.waiting) < len(self.prompts):
+                some = 1 << (some.bit_length() - 1)  # few shapes, and no padding
+            self._read([self.waiting.popleft() for _ in range(some)])
+        return [self.ready.popleft() for _ in range(min(count, len(self.ready)))]
+
+    def _read(self, numbers):
+        params, sampling, lora, lora_scale = self.rest
+        some = [self.prompts[n] for n in numbers]
+        lengths = np.array([len(prompt) for prompt in some], np.int32)
+        tokens = np.zeros((len(some), bucket(int(max(lengths)))), np.int32)
+        for row, prompt in zip(tokens, some, strict=True):
+            row[: len(prompt)] = prompt
+        soft = [self.soft[n] for n in numbers] if self.soft else []
+        media = _with_media(self.cfg, some, soft, tokens.shape[1])
+        read = device.prefill(
+            params, self.cfg, tokens, lengths, media, sampling, lora, lora_scale
+        )
+        for place, (n, size) in enumerate(zip(numbers, lengths, strict=True)):
+            for sample in range(self.samples):
+                row = _Row(n * self.samples + sample, int(size), int(self.budgets[n]))
+                self.ready.append((row, read, place))
+
+
+def _seat(state, places, new, seed):
+    """Put new rows into empty places, and give all rows room for a chunk."""
+    free = [place for place, row in enumerate(places) if row is None]
+    seats = list(zip(free, new, strict=False))
+    for place, (row, _, _) in seats:
+        places[place] = row
+    needed = [row.prompt + row.size + CHUNK for row in places if row]
+    needed += [read.cache.k.shape[-1] for _, read, _ in new]
+    if not needed:
+        return state
+    size = room(max(needed))
+    if state is None:
+        state = device.empty(new[0][1], len(places), size, device.unstacks())
+    elif state.room != size:
+        state = device.resize(state, size)
+    for read in {id(read): read for _, read, _ in new}.values():
+        some = [(at, n, row.number) for at, (row, r, n) in seats if r is read]
+        # Few shapes: what is past the end is dropped.
+        some += [(len(places), 0, 0)] * (bucket(len(some), 1) - len(some))
+        columns = np.array(some, np.int32).T
+        state = device.fill(state, read, *columns, seed)
+    return state
 
 
 def _with_media(cfg, prompts, soft, width):
@@ -186,13 +246,3 @@ def _with_media(cfg, prompts, soft, width):
         for encoder, sizes in packing.media_needs(groups, cfg.encoders)
     ]
     return packing.one_a_row(groups, len(groups), width, media)
-
-
-def _completions(tokens, logps, skips, eos):
-    out = []
-    for row in range(tokens.shape[1]):
-        live = ~skips[:, row]
-        said = tokens[live, row]
-        finished = len(said) > 0 and int(said[-1]) in eos
-        out.append(Completion(said, logps[live, row], finished))
-    return out

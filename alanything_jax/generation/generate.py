@@ -14,7 +14,7 @@ from alanything_jax.data.formats import common
 from alanything_jax.data.soft import Placement
 from alanything_jax.data.template import TemplateError, render_prompt
 from alanything_jax.generation import images
-from alanything_jax.generation.decode import Completion, generate_tokens
+from alanything_jax.generation.decode import CHUNK, Completion, generate_tokens
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models.families import family_of
 from alanything_jax.models.grammar import Grammar
@@ -50,78 +50,143 @@ def generate(
     num_samples: int = 1,
     batch_size: int = 8,
     seed: int = 0,
+    stop: Sequence[str] = (),
+    stop_tokens: Sequence[str] = (),
     output: Modality = "text",
     guidance: float = 5.0,
     on_batch: Callable[[int], None] = lambda done: None,
+    on_tokens: Callable[[np.ndarray], None] | None = None,
 ) -> list[list[Answer]]:
     """Answers for every prompt, `num_samples` each.
 
     Args:
       model: a bundle, or what `hub.load` takes.
       prompts: text (one user message), lists of {"role", "content"}, or Messages.
-      batch_size: rows decoded together; the last batch is filled up, so that one shape
-        is compiled.
+      batch_size: rows decoded together; as they end, those that wait take their places.
+      stop: an answer ends when its text holds one of these: `text` ends before it,
+        `tokens` with the token that completed it, so that log-probs are of what was said.
+      stop_tokens: tokens that end an answer, beside those that the model names.
       output: "text" is whatever the model says, media among it; another makes each answer
         one medium of that kind, as long as it has to be.
       guidance: of models that draw with a head of their own (Janus): how far a picture is
         drawn by its prompt; 1 = as the model itself would.
       on_batch: told how many prompts are done.
+      on_tokens: gets the first answer's tokens as they come (`streamer` makes it text).
+
+    Raises ValueError: the tokenizer lacks a stop token; a prompt has no room.
     """
     bundle = hub.load(model) if isinstance(model, str) else model
     encoded = [encode_prompt(bundle, prompt) for prompt in prompts]
-    complete, opener = _completer(bundle, output, guidance, max_new_tokens)
-    if output != "text":
-        encoded = [(_opened(tokens, soft, opener), None) for tokens, soft in encoded]
-    flat = [prompt for prompt in encoded for _ in range(num_samples)]
-    out: list[Answer] = []
-    for first in range(0, len(flat), batch_size):
-        some = flat[first : first + batch_size]
-        full = len(flat) > batch_size
-        tokens, soft = zip(
-            *some, *[some[0]] * (batch_size - len(some)) * full, strict=True
-        )
-        done = complete(tokens, soft, sampling, seed + first)
-        out += done[: len(some)]
-        on_batch(len(out) // num_samples)
-    return [out[n : n + num_samples] for n in range(0, len(out), num_samples)]
-
-
-def _completer(bundle, output, guidance, max_new_tokens):
-    """What makes answers of a batch; and the id that a prompt for `output` ends with.
-
-    Raises ValueError: the model makes no such medium.
-    """
-    opener = None
+    told = _teller(num_samples, on_batch)
     if output == "image" and family_of(bundle.model.family).drawing:
-
-        def draw(tokens, soft, sampling, seed):
-            del soft
+        opener = images.opener(bundle)
+        tokens = [_opened(*prompt, opener) for prompt in encoded]
+        flat = [prompt for prompt in tokens for _ in range(num_samples)]
+        out = []
+        for first in range(0, len(flat), batch_size):
             done = images.paint(
-                bundle, tokens, sampling=sampling, guidance=guidance, seed=seed
+                bundle,
+                flat[first : first + batch_size],
+                sampling=sampling,
+                guidance=guidance,
+                seed=seed + first,
             )
-            return [_answer(c, (images.picture(bundle, c.tokens),)) for c in done]
-
-        return draw, images.opener(bundle)
-    if output != "text":
-        block = (bundle.coder.grammar if bundle.coder else Grammar(0)).block(output)
-        opener, max_new_tokens = block.open_id, block.total
-
-    def complete(tokens, soft, sampling, seed):
+            out += [_answer(c, (images.picture(bundle, c.tokens),)) for c in done]
+            told(len(done))
+    else:
+        block = None
+        if output != "text":
+            block = (bundle.coder.grammar if bundle.coder else Grammar(0)).block(output)
+            encoded = [(_opened(*one, block.open_id), None) for one in encoded]
+        tokens, soft = zip(*encoded, strict=True) if encoded else ((), ())
         done = generate_tokens(
             bundle.params,
             bundle.model.config,
             tokens,
             soft=soft,
-            max_new_tokens=max_new_tokens,
+            samples=num_samples,
+            slots=batch_size,
+            max_new_tokens=block.total if block else max_new_tokens,
             sampling=sampling,
-            eos_ids=eos_ids(bundle),
+            eos_ids=eos_ids(bundle, stop_tokens),
             seed=seed,
+            on_tokens=on_tokens,
+            on_done=lambda number, completion: told(1),
+            stop=_stopper(bundle, stop) if stop else None,
         )
-        if opener is not None:
+        if block:
             done = [_medium(block, completion) for completion in done]
-        return [answer(bundle, completion) for completion in done]
+        out = [_cut(answer(bundle, completion), stop) for completion in done]
+    return [out[n : n + num_samples] for n in range(0, len(out), num_samples)]
 
-    return complete, opener
+
+def _teller(num_samples, on_batch):
+    """Counts answers that are done, and tells of prompts."""
+    done = 0
+
+    def told(more):
+        nonlocal done
+        done += more
+        on_batch(done // num_samples)
+
+    return told
+
+
+def _stopper(bundle, stop):
+    """For `generate_tokens`: how many tokens it takes to say one of the strings."""
+    grammar = bundle.model.config.grammar
+    first, end = grammar.text if grammar else (0, bundle.model.config.vocab_size)
+
+    def holds(tokens):
+        low, high = tokens >= first, tokens < end
+        tokens = tokens[low | high if first > end else low & high].tolist()
+        text = bundle.tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(string in text for string in stop)
+
+    def stopped(tokens):
+        if not holds(tokens):
+            return None
+        # What was said before this chunk did not hold it.
+        start = max(1, len(tokens) - CHUNK)
+        sizes = range(start, len(tokens))
+        return next((n for n in sizes if holds(tokens[:n])), len(tokens))
+
+    return stopped
+
+
+def streamer(
+    tokenizer: Any, write: Callable[[str], None]
+) -> Callable[[np.ndarray], None]:
+    """For `on_tokens`: writes text as soon as its tokens make whole characters."""
+    tokens: list[int] = []
+    shown = 0
+
+    def show(new):
+        nonlocal shown
+        tokens.extend(int(token) for token in new)
+        # An unfinished character decodes as U+FFFD: wait for its rest.
+        ready = tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
+        write(ready[shown:])
+        shown = max(shown, len(ready))
+
+    return show
+
+
+def _cut(answer, stop):
+    """The answer with its text, in whatever part it stands, up to a stop string."""
+    (message,) = answer.response.messages
+    parts = []
+    for part in message.parts:
+        found = [part.text.find(s) for s in stop if s in part.text] if part.text else []
+        if found:
+            parts.append(dataclasses.replace(part, text=part.text[: min(found)]))
+            break
+        parts.append(part)
+    else:
+        return answer
+    response = Response((Message("assistant", tuple(parts)),))
+    text = response.messages[0].text
+    return dataclasses.replace(answer, response=response, text=text)
 
 
 def _opened(tokens, soft, opener):
@@ -167,14 +232,26 @@ def messages_of(prompt: Prompt) -> tuple[Message, ...]:
     return common.messages(prompt, "prompt", "user")
 
 
-def eos_ids(bundle: hub.Bundle) -> list[int]:
-    """Ids that end an answer: generation config's, config's and the tokenizer's."""
+def eos_ids(bundle: hub.Bundle, also: Sequence[str] = ()) -> list[int]:
+    """Ids that end an answer: generation config's, config's, the tokenizer's, and `also`.
+
+    Raises ValueError: the tokenizer lacks a token of `also`.
+    """
     found = []
     for config in (bundle.generation_config or {}, bundle.hf_config):
         value = config.get("eos_token_id")
         found += value if isinstance(value, list) else [value]
     if bundle.tokenizer is not None:
         found.append(bundle.tokenizer.eos_token_id)
+    for name in also:
+        token = bundle.tokenizer.convert_tokens_to_ids(name)
+        if token is None or bundle.tokenizer.convert_ids_to_tokens(token) != name:
+            raise ValueError(
+                f"stop token {name!r} is not in the tokenizer's vocabulary: name one of "
+                f"its tokens, such as {bundle.tokenizer.all_special_tokens}, or give the "
+                "text as a stop string."
+            )
+        found.append(token)
     return sorted({int(token) for token in found if token is not None})
 
 

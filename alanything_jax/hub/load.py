@@ -19,6 +19,7 @@ from jax.sharding import Sharding
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.models import codecs as all_codecs
+from alanything_jax.models import quant
 from alanything_jax.models.families import anything, family_of
 from alanything_jax.models.families.common import Family, Tensor
 from alanything_jax.models.model import Model
@@ -41,6 +42,7 @@ def load(
     dtype: str = "float32",
     mrope_advance: str = "max_plus_one",
     place: Place | None = None,
+    quantize: str = "",
 ) -> Bundle:
     """Load a model with its tokenizer and configs.
 
@@ -51,6 +53,7 @@ def load(
         (transformers 5.23); matters to families with video only.
       place: where a declared parameter goes. Each process then reads, of a directory, the
         bytes of its own shards alone; None = all on one device.
+      quantize: "int8" or "nf4" keeps kernels of a directory so, each as soon as it is read.
 
     Raises ValueError: unknown family; truncated file; missing, unexpected or misshaped
     tensors (all of them listed).
@@ -82,7 +85,9 @@ def load(
         scoring,
         str(directory),
         place,
+        quantize,
     )
+    model = dataclasses.replace(model, quantize=quantize)
     tokenizer = read_tokenizer(directory)
     model = with_codes(model, config, directory)
     if coder is None and tokenizer is not None:
@@ -181,6 +186,7 @@ def assemble(
     scoring: bool,
     where: str,
     place: Place | None = None,
+    quantize: str = "",
 ) -> tuple[dict, dict, dict[str, str]]:
     """Our parameter tree from tensors on disk.
 
@@ -241,7 +247,10 @@ def assemble(
         return jax.make_array_from_callback(spec.shape, place(spec), cut)
 
     # One leaf at a time, so that host memory never holds the model twice.
-    tree = unflatten({path: leaf(path, spec) for path, spec in specs.items()})
+    tree: dict = {}
+    for path, spec in specs.items():
+        tree |= quant.stored(path, leaf(path, spec), spec, quantize)
+    tree = unflatten(tree)
     kept = {names[n]: np.array(read(names[n])) for n in sorted(extra)}
     return tree, kept, names
 

@@ -19,7 +19,7 @@ from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.save import MANIFEST, hub_id, manifest, model_card, staged
 from alanything_jax.models.families import family_of
-from alanything_jax.models.lora import Lora, num_inputs
+from alanything_jax.models.lora import Lora, layer_of, magnitudes
 from alanything_jax.models.params import flatten
 
 # Where the decoder lies in transformers' class, in memory: of text families under "model.",
@@ -50,7 +50,8 @@ def save_adapter(
     """
     family = family_of(bundle.model.family)
     arrays = adapter_tensors(bundle, adapter)
-    modules = sorted({name.rsplit(".", 3)[1] for name in arrays})
+    named = [name for name in arrays if name.endswith(".lora_A.weight")]
+    modules = sorted({name.rsplit(".", 3)[1] for name in named})
     score = bundle.params.get("heads", {}).get("score")
     scoring = score is not None and bool(family.classifier)
     if not family.classifier:
@@ -65,7 +66,7 @@ def save_adapter(
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "use_rslora": lora.rank_stabilized,
-        "use_dora": False,
+        "use_dora": lora.dora,
         "target_modules": modules,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -96,18 +97,20 @@ def trunk_of(family: str) -> str:
 
 
 def adapter_tensors(bundle: Bundle, adapter: dict[str, Any]) -> dict[str, np.ndarray]:
-    """PEFT's names -> [r, in] and [out, r] arrays, torch's order."""
-    small, out = flatten(adapter), {}
+    """PEFT's names -> [r, in] and [out, r] arrays, torch's order; of DoRA [out], too."""
+    small, whole, out = flatten(adapter), flatten(bundle.params), {}
     trunk = trunk_of(bundle.model.family)
     for name, tensor in bundle.model.tensors().items():
         base = tensor.path.removesuffix("/kernel")
         if f"{base}/a" not in small:
             continue
-        a, b = (np.asarray(small[f"{base}/{n}"][tensor.lead]) for n in ("a", "b"))
-        rank = a.shape[0]
         layer = name[name.index("layers.") :].removesuffix(".weight")
         module = f"base_model.model.{trunk}{layer}"
-        assert a.ndim == num_inputs(base) + 1
-        out[f"{module}.lora_A.weight"] = np.ascontiguousarray(a.reshape(rank, -1))
-        out[f"{module}.lora_B.weight"] = np.ascontiguousarray(b.reshape(rank, -1).T)
+        kernel, parts = layer_of(whole, small, base, tensor.lead)
+        a, b = (np.asarray(parts[n]) for n in ("a", "b"))
+        out[f"{module}.lora_A.weight"] = np.ascontiguousarray(a)
+        out[f"{module}.lora_B.weight"] = np.ascontiguousarray(b.T)
+        if "m" in parts:
+            m = np.asarray(magnitudes(kernel, parts, 0.0)[0])
+            out[f"{module}.lora_magnitude_vector"] = m
     return out

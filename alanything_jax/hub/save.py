@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -20,7 +21,7 @@ from alanything_jax.data.files import write_json
 from alanything_jax.hub import tensors as files
 from alanything_jax.hub.bundle import Bundle
 from alanything_jax.hub.load import PROCESSOR_FILES
-from alanything_jax.models import families
+from alanything_jax.models import families, quant
 from alanything_jax.models.families import anything
 from alanything_jax.models.model import Model
 from alanything_jax.models.params import flatten
@@ -71,6 +72,8 @@ def save(
 
     Returns `out_dir`.
     """
+    # Kernels in integers are ours alone: other programs expect floats.
+    bundle = dataclasses.replace(bundle, params=quant.dequantize(bundle.params))
     with staged(out_dir) as folder:
         arrays = disk_tensors(bundle)
         score = arrays.pop("score.weight", None)

@@ -30,7 +30,7 @@ from alanything_jax.hub.tiny import (
 )
 from alanything_jax.hub.tower import llava_config, with_tower
 from alanything_jax.models import codecs as all_codecs
-from alanything_jax.models import families, params
+from alanything_jax.models import families, params, quant
 from alanything_jax.models.families import anything
 from alanything_jax.models.model import Model
 from alanything_jax.playground import lexicon
@@ -55,6 +55,8 @@ class ModelSource:
         for pictures of SIZE pixels; "" = as it is.
       param_dtype: parameters at rest. compute_dtype: what layers compute in; "mixed" is
         float32 but for products with kernels, whose factors are rounded to bfloat16.
+      quantize: "int8" or "nf4" keeps the kernels of the decoder's layers so, under an
+        adapter (QLoRA; `models.quant`).
     """
 
     path: str
@@ -65,6 +67,7 @@ class ModelSource:
     vision: str = ""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
+    quantize: Literal["", "int8", "nf4"] = ""
 
 
 def load_model(
@@ -91,7 +94,9 @@ def load_model(
         bundle = random_of(Path(source.path[7:]), seed, source.param_dtype)
     else:
         path = str(fetch.resolve(source.path, source.sha256))
-        bundle = load(path, dtype=source.param_dtype, place=place)
+        # A tower makes another model of it: its kernels are made integers at the end.
+        early = "" if source.vision else source.quantize
+        bundle = load(path, dtype=source.param_dtype, place=place, quantize=early)
     if source.vision:
         bundle = with_tower(bundle, source.vision, seed)
     if source.codecs:
@@ -106,7 +111,17 @@ def load_model(
             params=bundle.params | {"heads": heads},
             extra=bundle.extra | _language_head(bundle),
         )
-    return bundle
+    return quantized(bundle, source.quantize)
+
+
+def quantized(bundle: Bundle, kind: str) -> Bundle:
+    """The bundle with the kernels of its layers in integers; "" leaves it as it is."""
+    if kind == bundle.model.quantize or not kind:
+        return bundle
+    specs = bundle.model.specs("score" in bundle.params.get("heads", {}))
+    made = quant.quantize(bundle.params, specs, kind)
+    model = dataclasses.replace(bundle.model, quantize=kind)
+    return dataclasses.replace(bundle, model=model, params=made)
 
 
 def _language_head(bundle):
@@ -132,11 +147,13 @@ def describe(source: ModelSource) -> Model:
             "configs/models/ holds those of some hub models."
         )
     model, config, _ = read_model(place)
+    model = dataclasses.replace(model, quantize=source.quantize)
     if not source.vision:
         return model
     size = model.config.vocab_size
     config = llava_config(config, source.vision, size, size + anything.MULTIPLE)
-    return Model("llava", families.family_of("llava").config(config))
+    config = families.family_of("llava").config(config)
+    return dataclasses.replace(model, family="llava", config=config)
 
 
 def with_codecs(bundle: Bundle, places: Sequence[str], seed: int = 0) -> Bundle:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from alanything_jax.models import attention, blockwise, fuse, layers, moe
+from alanything_jax.models import attention, blockwise, fuse, layers, moe, quant
+from alanything_jax.models import cache as caches
+from alanything_jax.models.cache import Cache, Recent
+from alanything_jax.models.cache import init_cache as init_cache
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.params import ParamSpec
 from alanything_jax.schema import Batch
@@ -121,7 +123,7 @@ def hidden(
         return constrain(x, ("batch", "length", None), rules)
 
     # Each device casts its shards, so that it is the small copies that travel.
-    params = jax.tree.map(lambda x: x.astype(compute_dtype), params)
+    params = quant.cast(params, compute_dtype)
     x = place(embed(params, cfg, batch.tokens, compute_dtype))
     x, taps = fuse.put_media(
         params, cfg, x, batch.media, backend=backend, block=block, rules=rules
@@ -250,36 +252,6 @@ def _layer(x, p, adapter, cfg, tables, slides, cache, attend, scale, mixed, rule
     return add(x, mlp, "mlp"), cache
 
 
-@flax.struct.dataclass
-class Cache:
-    """Keys and values of tokens already seen.
-
-    Attributes:
-      k, v: [L, B, Tmax, K, H].
-      length: [B] int32, how many slots of each row are in use.
-      ahead: [B] int32, by how much the next rotary position differs from `length`: media
-        of M-RoPE families take fewer positions than slots.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    length: jax.Array
-    ahead: jax.Array
-
-
-def init_cache(
-    cfg: DecoderConfig, batch_size: int, max_tokens: int, dtype: Any = jnp.float32
-) -> Cache:
-    """An empty cache for `batch_size` sequences of at most `max_tokens`."""
-    shape = (cfg.num_layers, batch_size, max_tokens, cfg.num_kv_heads, cfg.head_width)
-    return Cache(
-        jnp.zeros(shape, dtype),
-        jnp.zeros(shape, dtype),
-        jnp.zeros((batch_size,), jnp.int32),
-        jnp.zeros((batch_size,), jnp.int32),
-    )
-
-
 def step(
     params: dict,
     cfg: DecoderConfig,
@@ -301,7 +273,7 @@ def step(
     """
     batch_size, width = tokens.shape
     place = cache.length[:, None] + jnp.arange(width)
-    slots = jnp.arange(cache.k.shape[2])
+    slots = jnp.arange(cache.k.shape[-1])
     turns = jnp.stack([place + cache.ahead[:, None]] * 3, axis=1)
     grown = jnp.full((batch_size,), width) if num_new is None else num_new
     ahead = cache.ahead
@@ -311,12 +283,7 @@ def step(
         ahead = last + 1 - grown
 
     def attend(q, k, v, slides, layer_cache):
-        keys, values = (
-            jax.vmap(
-                lambda c, new, at: jax.lax.dynamic_update_slice_in_dim(c, new, at, 0)
-            )(old, new.astype(old.dtype), cache.length)
-            for old, new in zip(layer_cache, (k, v), strict=True)
-        )
+        keys, values = caches.write(layer_cache, caches.as_cached(k, v), cache.length)
         mask = slots <= place[..., None]
         if prompt is not None:
             span = jnp.pad(prompt.span, ((0, 0), (0, len(slots) - width)))
@@ -324,12 +291,12 @@ def step(
         if any(cfg.window_layers):
             near = place[..., None] - slots < cfg.sliding_window
             mask &= near | ~slides
-        out = attention.dense(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
-        return out, (keys, values)
+        return caches.attend(q, [(keys, values, mask)]), (keys, values)
 
     x, taps = embedded, None
+    dtype, mixed = _compute(params, cache)
     if embedded is None:
-        x = embed(params, cfg, tokens, cache.k.dtype)
+        x = embed(params, cfg, tokens, dtype)
     if prompt is not None:
         x, taps = fuse.put_media(params, cfg, x, prompt.media)
     x, (k, v) = _run(
@@ -342,6 +309,90 @@ def step(
         lora,
         lora_scale,
         "none",
+        mixed,
         taps=taps,
     )
     return x, Cache(k, v, cache.length + grown.astype(jnp.int32), ahead)
+
+
+def _compute(params, cache):
+    """Type of hidden states: the cache's; and whether kernels are narrower than it."""
+    dtype = jax.tree.leaves(cache.k)[0].dtype
+    table = params["embed"]["text"]["table"].dtype
+    return dtype, dtype == jnp.float32 and table == jnp.bfloat16
+
+
+def append(
+    params: dict,
+    cfg: DecoderConfig,
+    tokens: jax.Array,
+    cache: Cache,
+    recent: Recent,
+    *,
+    lora: dict | None = None,
+    lora_scale: float = 1.0,
+) -> tuple[jax.Array, Recent]:
+    """One more token [B] of each row, into `recent`; hidden states [B, D].
+
+    `params["layers"]`, the adapter's and both caches are stacked, or all are tuples.
+    """
+    place = cache.length + recent.count
+    turns = jnp.stack([place + cache.ahead] * 3, axis=1)[..., None]
+    slots, fresh = (
+        jnp.arange(jax.tree.leaves(store.k)[0].shape[-1]) for store in (cache, recent)
+    )
+    old = (slots < cache.length[:, None])[:, None]
+    new = (fresh <= recent.count)[None, None]
+
+    def attend(q, k, v, slides, layer_cache):
+        *before, keys, values = layer_cache
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(
+                store, x.astype(store.dtype), recent.count, axis
+            )
+            for store, x, axis in zip(
+                (keys, values), caches.as_cached(k, v), (3, 2), strict=True
+            )
+        )
+        masks = old, new
+        if any(cfg.window_layers):
+            far = slots <= (place - cfg.sliding_window)[:, None, None]
+            masks = (
+                old & ~(far & slides),
+                new & ~((fresh <= recent.count - cfg.sliding_window) & slides),
+            )
+        parts = [(*before, masks[0]), (keys, values, masks[1])]
+        return caches.attend(q, parts), (keys, values)
+
+    dtype, mixed = _compute(params, cache)
+    x = embed(params, cfg, tokens[:, None], dtype)
+    stores = (cache.k, cache.v, recent.k, recent.v)
+    run = _run_unstacked if isinstance(cache.k, tuple) else _run
+    x, (k, v) = run(
+        params, cfg, x, turns, attend, stores, lora, lora_scale, "none", mixed
+    )
+    return x[:, 0], Recent(k, v, recent.count + 1)
+
+
+def _run_unstacked(
+    params, cfg, x, position, attend, stores, lora, lora_scale, remat, mixed
+):
+    """`_run` over tuples of layers, without taps."""
+    del remat
+    far = layers.rope_tables(cfg, position)
+    near = layers.rope_tables(cfg, position, True) if cfg.local_theta else far
+    # Else XLA for CPU takes sines anew for every head of every layer.
+    far, near = jax.lax.optimization_barrier((far, near))
+    adapters = (lora or {}).get("layers", ({},) * cfg.num_layers)
+    slides = cfg.window_layers or (False,) * cfg.num_layers
+    made = []
+    for p, adapter, slide, *cache in zip(
+        params["layers"], adapters, slides, *stores, strict=True
+    ):
+        turns = near if slide else far
+        flag = jnp.array(slide)
+        x, new = _layer(
+            x, p, adapter, cfg, turns, flag, cache, attend, lora_scale, mixed, None
+        )
+        made.append(new)
+    return _norm(cfg, x, params["final_norm"]), tuple(zip(*made, strict=True))

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec
 
+from alanything_jax.models import logps
 from alanything_jax.models.config import DecoderConfig
-from alanything_jax.models.logps import logps_of
 from alanything_jax.schema import Batch
 from alanything_jax.sharding.rules import Rules, axes_of
 
@@ -43,27 +43,98 @@ def token_logps(
     """[B, T] float32 log p(token | what it may see); 0 where a token is not scored.
 
     The softmax is over the ids that the token's stream allows (`cfg.grammar`), or all.
-    Scored tokens are gathered to the front of each row and scored `chunk` at a time;
-    chunks that hold none are skipped. Logits exist for `chunk` tokens and `block` ids.
-    Where `rules` cut rows along their length, see `_logps_of_cut_rows`.
+    Logits exist for `chunk` tokens of each row and `block` ids at a time.
+    Where `rules` cut rows along their length, see `_of_cut_rows`.
     """
+
+    def read(states, rows, allowed, target):
+        if temperature != 1:
+            states = states / temperature
+        return logps.logps_of(states, rows, target, allowed, block)
+
     rows = lm_kernel(params, cfg).T.astype(hidden.dtype)
-    score = functools.partial(_row_logps, cfg, temperature, chunk, block)
+    columns = (batch.tokens,)
+    return _over_rows(read, cfg, batch, rows, hidden, columns, chunk, rules)
+
+
+def logps_at(
+    params: dict,
+    cfg: DecoderConfig,
+    hidden: jax.Array,
+    batch: Batch,
+    ids: jax.Array,
+    *,
+    temperature: float = 1.0,
+    spread: float = 1.0,
+    chunk: int = 512,
+    block: int = 2048,
+    rules: Rules | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`token_logps`, and what else might have stood there: ids [B, T, k] -> [B, T, k + 1].
+
+    The latter are log-probs, at the temperature `spread`, of each id and, last, of all
+    other ids together; 0 where a token is not scored.
+    """
+
+    def read(states, rows, allowed, target, ids):
+        temperatures = (temperature, spread)
+        return logps.logps_at(states, rows, target, ids, allowed, temperatures, block)
+
+    rows = lm_kernel(params, cfg).T.astype(hidden.dtype)
+    columns = (batch.tokens, ids)
+    return _over_rows(read, cfg, batch, rows, hidden, columns, chunk, rules)
+
+
+def top_logps(
+    params: dict,
+    cfg: DecoderConfig,
+    hidden: jax.Array,
+    batch: Batch,
+    k: int,
+    vocab_size: int,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    block: int = 2048,
+    rules: Rules | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The k likeliest ids below `vocab_size`, [B, T, k] int32; k = 0: all of them.
+
+    Beside them their log-probs, [B, T, k + 1], as `logps_at` has them.
+    """
+    size = min(k or vocab_size, vocab_size)
+
+    def read(states, rows, allowed):
+        return logps.top_of(states, rows, allowed, size, temperature, block)
+
+    rows = lm_kernel(params, cfg).T[:vocab_size].astype(hidden.dtype)
+    return _over_rows(read, cfg, batch, rows, hidden, (), chunk, rules)
+
+
+def _over_rows(read, cfg, batch, rows, hidden, columns, chunk, rules):
+    """What `read` says of every scored token; 0 where a token is not scored.
+
+    Args:
+      read: hidden states [n, D] that predict n tokens, `rows`, bounds of the ids allowed,
+        and each column [n, ...] -> an array [n, ...], or several.
+      columns: [B, T, ...], what `read` needs of each token.
+    """
+    score = functools.partial(_row_chunks, read, cfg, chunk)
     length = axes_of("length", rules or {})
     mesh = jax.sharding.get_abstract_mesh()
     ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in length)
-    fields = (batch.source, batch.tokens, batch.stream)
+    fields = (batch.source, batch.stream, *columns)
     if ways == 1:
         return score(rows, hidden, *fields)
     limit = min(hidden.shape[1], batch.num_responses + ways)
     # Compiled even where nothing else is: part of the mesh stays automatic in it.
     return jax.jit(
         jax.shard_map(
-            functools.partial(_logps_of_cut_rows, score, length, limit),
+            functools.partial(_of_cut_rows, score, length, limit),
             in_specs=(
                 PartitionSpec(),
                 PartitionSpec(None, length),
-                *[PartitionSpec()] * 3,
+                *[PartitionSpec()] * len(fields),
             ),
             out_specs=PartitionSpec(None, length),
             axis_names=set(length),
@@ -72,7 +143,7 @@ def token_logps(
     )(rows, hidden, *fields)
 
 
-def _logps_of_cut_rows(score, axes, limit, rows, hidden, source, tokens, stream):
+def _of_cut_rows(score, axes, limit, rows, hidden, source, *columns):
     """Of one device, which has `hidden` of its own part of each row, and all ids.
 
     A token's hidden state mostly lies beside it. What lies in another part is the end of
@@ -97,53 +168,72 @@ def _logps_of_cut_rows(score, axes, limit, rows, hidden, source, tokens, stream)
     local = jnp.where(part(away), width + found, near - start)
     states = jnp.concatenate([hidden, got], axis=1)
     local = jnp.where(near >= 0, local, -1)
-    logps = score(rows, states, local, part(tokens), part(stream))
-    enough = jnp.sum(away, axis=1, keepdims=True) <= limit
-    return jnp.where(enough, logps, jnp.nan)
+    out = score(rows, states, local, *map(part, columns))
+    enough = jnp.sum(away, axis=1) <= limit
+
+    def known(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jnp.where(_beside(enough, x), x, jnp.nan)
+
+    return jax.tree.map(known, out)
 
 
-def _row_logps(cfg, temperature, chunk, block, rows, hidden, source, tokens, stream):
-    """[B, T] of `token_logps`; `source` are places in `hidden`, -1 = not scored."""
-    length = tokens.shape[1]
+def _beside(flags, x):
+    """`flags` with as many dims as `x`, the last ones of size 1."""
+    return flags.reshape(flags.shape + (1,) * (x.ndim - flags.ndim))
+
+
+def _row_chunks(read, cfg, chunk, rows, hidden, source, stream, *columns):
+    """As `_over_rows`; `source` are places in `hidden`, -1 = not scored.
+
+    Scored tokens are gathered to the front of each row and read `chunk` at a time; chunks
+    that hold none are skipped.
+    """
+    length = source.shape[1]
     chunk = min(chunk, length)
     padding = -length % chunk
     order = jnp.argsort(source < 0, axis=1, stable=True)
 
     def front(x):
-        x = jnp.take_along_axis(x, order, axis=1)
-        x = jnp.pad(x, ((0, 0), (0, padding)))
-        return rearrange(x, "b (n c) -> n b c", c=chunk)
+        x = jnp.take_along_axis(x, _beside(order, x), axis=1)
+        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+        return rearrange(x, "b (n c) ... -> n b c ...", c=chunk)
 
     scored = front(source >= 0)
-    source, target = front(jnp.maximum(source, 0)), front(tokens)
+    source, columns = front(jnp.maximum(source, 0)), tuple(map(front, columns))
     bounds = front(stream) if cfg.grammar else None
     ranges = jnp.array(cfg.grammar.ranges if cfg.grammar else [], jnp.int32)
 
-    def score(states, target, stream):
-        flat = rearrange(states, "b c d -> (b c) d")
+    def score(states, stream, *columns):
+        flat = [rearrange(x, "b c ... -> (b c) ...") for x in (states, *columns)]
         allowed = None if stream is None else ranges[stream.reshape(-1)]
-        if temperature != 1:
-            flat = flat / temperature
-        return logps_of(flat, rows, target.reshape(-1), allowed, block).reshape(
-            target.shape
-        )
+        out = read(flat[0], rows, allowed, *flat[1:])
+        shape = states.shape[:2]
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), out)
 
     def body(_, item):
-        source, target, scored, stream = item
+        source, scored, stream, columns = item
         states = jnp.take_along_axis(hidden, source[..., None], axis=1)
+        found = jax.eval_shape(score, states, stream, *columns)
         out = jax.lax.cond(
             jnp.any(scored),
             score,
-            lambda states, target, stream: jnp.zeros(target.shape, jnp.float32),
+            lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found),
             states,
-            target,
             stream,
+            *columns,
         )
-        return None, jnp.where(scored, out, 0.0)
+        return None, jax.tree.map(lambda x: jnp.where(_beside(scored, x), x, 0), out)
 
-    _, logps = jax.lax.scan(body, None, (source, target, scored, bounds))
-    logps = rearrange(logps, "n b c -> b (n c)")[:, :length]
-    return jnp.take_along_axis(logps, jnp.argsort(order, axis=1), axis=1)
+    _, out = jax.lax.scan(body, None, (source, scored, bounds, columns))
+    back = jnp.argsort(order, axis=1)
+
+    def unsorted(x):
+        x = rearrange(x, "n b c ... -> b (n c) ...")[:, :length]
+        return jnp.take_along_axis(x, _beside(back, x), axis=1)
+
+    return jax.tree.map(unsorted, out)
 
 
 def scores(params: dict, hidden: jax.Array) -> jax.Array:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alanything_jax.models import quant
 from alanything_jax.models.config import DecoderConfig, LinearRope, Llama3Rope
+from alanything_jax.models.lora import magnitudes, matrices
 
 
 def rms_norm(
@@ -133,23 +135,29 @@ def dense(
 ) -> jax.Array:
     """`x @ kernel + bias`, plus `scale * (x @ a.T) @ b` where an adapter is given.
 
-    The last `num_in` dims of x meet the first `num_in` dims of the kernel; `mixed`
-    multiplies by it in bfloat16 (`mixed_dot`).
+    The last `num_in` dims of x meet the first `num_in` dims of the kernel, which may be
+    in integers (`quant`); `mixed` multiplies by it in bfloat16 (`mixed_dot`). Of DoRA
+    (`lora`), both products are scaled by output.
     """
-    kernel, lead = p["kernel"], x.shape[: x.ndim - num_in]
-    out_dims = kernel.shape[num_in:]
-    fan_in = math.prod(kernel.shape[:num_in])
+    lead, fan_in = x.shape[: x.ndim - num_in], math.prod(x.shape[x.ndim - num_in :])
     # As plain matrices: XLA for CPU copies both sides of a gradient's contraction over
     # two dims (measured: 1.4x the time of a kernel's forward and backward pass).
     flat = x.reshape(-1, fan_in)
-    matrix = kernel.reshape(fan_in, -1)
-    y = mixed_dot(flat, matrix) if mixed else flat @ matrix.astype(x.dtype)
+
+    def dot(flat, kernel):
+        matrix = kernel.reshape(fan_in, -1)
+        return mixed_dot(flat, matrix) if mixed else flat @ matrix.astype(x.dtype)
+
+    y = quant.product(dot, flat, p)
     if lora is not None:
         a, b = (
             lora[n].reshape(lora[n].shape[0], -1).astype(x.dtype) for n in ("a", "b")
         )
         y = y + (scale * (flat @ a.T)) @ b
-    y = y.reshape(*lead, *out_dims)
+        if "m" in lora:
+            m, norm = magnitudes(*matrices(quant.kernel(p), lora), scale)
+            y = y * (m / norm).astype(y.dtype)
+    y = y.reshape(*lead, *quant.output_dims(p, num_in))
     return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 

@@ -15,6 +15,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+# Of what cannot be: finite, so that differences of it have gradients.
+LEAST = -1e30
 
 
 def masked_logits(
@@ -130,3 +134,93 @@ def _backward(block, saved, grad):
 
 
 logps_of.defvjp(_save, _backward, symbolic_zeros=True)
+
+
+def logps_at(
+    states: jax.Array,
+    rows: jax.Array,
+    target: jax.Array,
+    ids: jax.Array,
+    allowed: jax.Array | None,
+    temperatures: tuple[float, float],
+    block: int,
+) -> tuple[jax.Array, jax.Array]:
+    """log p of each target, [n]; of each id, then of all other ids together, [n, k + 1].
+
+    Args:
+      states, rows, target, allowed, block: as of `logps_of`, but for the temperature.
+      ids: [n, k] int32, of each row distinct; ids past the vocabulary have p = 0.
+      temperatures: of the target's softmax, and of the ids'.
+    """
+    own, spread = temperatures
+    line = jnp.arange(len(states))[:, None]
+
+    # Logits of a block are made again for the gradient, not kept.
+    @jax.checkpoint
+    def body(carry, item):
+        whole, others, said, picked = carry
+        start, some = item
+        z = jnp.maximum(_logits(states, some, start, allowed), LEAST)
+        whole = jnp.logaddexp(whole, logsumexp(z / own, axis=-1))
+        said = _pick(z, target[:, None], start, said)
+        picked = _pick(z, ids, start, picked)
+        # Below 0 an index would count from the end.
+        place = jnp.where(ids >= start, ids - start, len(some))
+        rest = z.at[line, place].set(LEAST, mode="drop")
+        others = jnp.logaddexp(others, logsumexp(rest / spread, axis=-1))
+        return (whole, others, said, picked), None
+
+    least = jnp.full((len(states), 1), LEAST, jnp.float32)
+    carry = (least[:, 0], least[:, 0], least, jnp.broadcast_to(least, ids.shape))
+    (whole, others, said, picked), _ = _visit(rows, block, body, carry)
+    return said[:, 0] / own - whole, _shares(picked / spread, others)
+
+
+def top_of(
+    states: jax.Array,
+    rows: jax.Array,
+    allowed: jax.Array | None,
+    k: int,
+    temperature: float,
+    block: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The k likeliest ids, [n, k], and their log-probs as `logps_at` has them, [n, k + 1].
+
+    Where fewer are allowed, the others have p = 0, and may lie past the vocabulary.
+    """
+    line = jnp.arange(len(states))[:, None]
+
+    def body(carry, item):
+        top, ids, others = carry
+        start, some = item
+        z = jnp.maximum(_logits(states, some, start, allowed), LEAST)
+        both = jnp.concatenate([top, z], axis=1)
+        new = jnp.broadcast_to(start + jnp.arange(len(some)), z.shape)
+        top, place = jax.lax.top_k(both, k)
+        ids = jnp.take_along_axis(jnp.concatenate([ids, new], axis=1), place, axis=1)
+        rest = both.at[line, place].set(LEAST)
+        others = jnp.logaddexp(others, logsumexp(rest / temperature, axis=-1))
+        return (top, ids, others), None
+
+    shape = (len(states), k)
+    carry = (
+        jnp.full(shape, LEAST, jnp.float32),
+        jnp.full(shape, len(rows), jnp.int32),
+        jnp.full(shape[:1], LEAST, jnp.float32),
+    )
+    (top, ids, others), _ = _visit(rows, block, body, carry)
+    return ids, _shares(top / temperature, others)
+
+
+def _pick(z, ids, start, picked):
+    """Logits [n, k] of the ids that lie in this block, what was picked of others."""
+    place = ids - start
+    here = (place >= 0) & (place < z.shape[1])
+    place = jnp.clip(place, 0, z.shape[1] - 1)
+    return jnp.where(here, jnp.take_along_axis(z, place, axis=1), picked)
+
+
+def _shares(picked, others):
+    """Logits [n, k], and the logsumexp of all others, [n] -> log-probs [n, k + 1]."""
+    every = jnp.concatenate([picked, others[:, None]], axis=1)
+    return every - logsumexp(every, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alanything_jax.models import decoder, heads
+from alanything_jax.models import decoder, heads, quant
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.families import family_of
 from alanything_jax.models.families.common import Tensor, tensors
@@ -22,20 +22,22 @@ class Model:
 
     Attributes:
       codes: the frozen codec of a family whose pictures are codes (`families.codes`).
+      quantize: how kernels of layers are kept (`quant`): "int8", "nf4", or "" as floats.
     """
 
     family: str
     config: DecoderConfig
     codes: Any = dataclasses.field(default=None, compare=False, repr=False)
+    quantize: str = ""
 
     def specs(self, score_head: bool = False) -> Tree:
         """Declaration of the parameters."""
-        return decoder.param_specs(self.config, score_head)
+        return quant.specs(decoder.param_specs(self.config, score_head), self.quantize)
 
     def tensors(self, score_head: bool = False) -> dict[str, Tensor]:
         """Every tensor that a checkpoint must hold, by its name on disk."""
         names = family_of(self.family).names(self.config)
-        return tensors(self.specs(score_head), names)
+        return tensors(decoder.param_specs(self.config, score_head), names)
 
     def inputs(self, **arrays: np.ndarray) -> Batch:
         """A batch from the arrays of the family's HF processor, under their HF names.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec
 
+from alanything_jax.models import quant
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.params import ParamSpec
 from alanything_jax.sharding.rules import Rules, axes_of
@@ -56,7 +57,7 @@ def mlp(
     Raises ValueError: the experts cannot be dealt out evenly.
     """
     router = p["router"]["kernel"].astype(x.dtype)
-    kernels = [p[name]["kernel"].astype(x.dtype) for name in ("gate", "up", "down")]
+    kernels = [p[name] for name in ("gate", "up", "down")]
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty or mesh.size == 1:
         return _experts(x, router, *kernels, cfg)
@@ -71,7 +72,7 @@ def mlp(
     def local(x, router, *kernels):
         if ways == 1:
             return _experts(x, router, *kernels, cfg)
-        first = jax.lax.axis_index(axes) * kernels[0].shape[0]
+        first = jax.lax.axis_index(axes) * _number(kernels[0])
         rows = jax.lax.all_gather(x, axes, axis=0, tiled=True)
         out = _experts(rows, router, *kernels, cfg, first)
         return jax.lax.psum_scatter(out, axes, scatter_dimension=0, tiled=True)
@@ -91,16 +92,25 @@ def _experts(x, router, gate, up, down, cfg, first=0):
     """What the experts `first`, `first` + 1, ... whose kernels are given add to x."""
     flat = rearrange(x, "b t d -> (b t) d")
     experts, weights = route(flat, router, cfg)
-    here, k = gate.shape[0], cfg.moe.active
+    here, k = _number(gate), cfg.moe.active
     # Tokens of other devices' experts come last, in no group, and are masked.
     number = experts.reshape(-1) - first
     number = jnp.where((number >= 0) & (number < here), number, here)
     order = jnp.argsort(number, stable=True)
     sizes = jnp.bincount(number, length=here).astype(jnp.int32)
     rows = jnp.take(flat, order // k, axis=0)
-    inner = jax.nn.silu(jax.lax.ragged_dot(rows, gate, sizes))
-    inner = inner * jax.lax.ragged_dot(rows, up, sizes)
-    out = jax.lax.ragged_dot(inner, down, sizes)
+    inner = jax.nn.silu(quant.product(_ragged, rows, gate, sizes))
+    inner = inner * quant.product(_ragged, rows, up, sizes)
+    out = quant.product(_ragged, inner, down, sizes)
     weight = weights.reshape(-1)[order, None].astype(x.dtype)
     out = jnp.where((number[order] < here)[:, None], out * weight, 0)
     return jnp.zeros_like(flat).at[order // k].add(out).reshape(x.shape)
+
+
+def _ragged(rows, kernel, sizes):
+    return jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
+
+
+def _number(p):
+    """Of how many experts a kernel is."""
+    return jax.tree.leaves(p)[0].shape[0]

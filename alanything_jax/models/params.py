@@ -28,12 +28,14 @@ class ParamSpec:
       axes: the logical name of each dim, mapped to mesh axes by `sharding.rules`.
       init: "normal" (scaled by 1/sqrt(fan_in)), "zeros" or "ones".
       fan_in: inputs of one output, for "normal".
+      dtype: where it is not that of the parameters.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: str = "normal"
     fan_in: int = 1
+    dtype: str = ""
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
@@ -73,7 +75,9 @@ def is_spec(leaf: Any) -> bool:
 def abstract(specs: Tree, dtype: Any = jnp.float32) -> Tree:
     """The declared tree as `jax.ShapeDtypeStruct`s: no memory is touched."""
     return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs, is_leaf=is_spec
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype or dtype),
+        specs,
+        is_leaf=is_spec,
     )
 
 

@@ -146,7 +146,7 @@ def _parameters(experiment, program, model, mesh, table):
         return {
             f"{owner}/{path}": jax.ShapeDtypeStruct(
                 spec.shape,
-                dtype,
+                jnp.dtype(spec.dtype or dtype),
                 sharding=rules.named(mesh, spec.shape, spec.axes, table),
             )
             for path, spec in specs.items()

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from alanything_jax.experiment import Experiment
+from alanything_jax.models import quant
 from alanything_jax.planning import abstract, flops, hlo, topology
 
 Say = Callable[[str], None]
@@ -305,8 +306,8 @@ def _flops(parts, tokens):
             * cfg.head_width
         )
     sizes = {
-        path.removeprefix(f"{program.trained}/"): math.prod(x.shape)
-        for path, x in (arguments[0] | arguments[1]).items()
+        path.removeprefix(f"{program.trained}/"): size
+        for path, size in quant.sizes(arguments[0] | arguments[1]).items()
         if path.startswith(f"{program.trained}/")
     }
     number = flops.active(cfg, sizes)

@@ -33,7 +33,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Rewards:
-    """A sum of terms.
+    """A sum of terms; of none it is 0, for algorithms that read no reward.
 
     Attributes:
       on_error: what a score that fails, times out or is not finite means: the row has no
@@ -43,7 +43,7 @@ class Rewards:
       workers: scores made at a time, by threads.
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[Term, ...] = ()
     on_error: Literal["drop", "floor", "raise"] = "drop"
     floor: float = 0.0
     seconds: float = 30.0
@@ -52,8 +52,8 @@ class Rewards:
 
     def __post_init__(self):
         names = [term.name for term in self.terms]
-        if len(set(names)) < len(names) or not names:
-            raise ValueError(f"rewards {names}: give at least one, each its own name.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards {names}: give each its own name.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,9 @@ def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
         else v
         for name, v in terms.items()
     }
-    total = sum(term.weight * filled[term.name] for term in rewards.terms)
-    total = np.asarray(total, np.float32)
+    total = np.zeros(len(rows), np.float32)
+    for term in rewards.terms:
+        total += term.weight * filled[term.name]
     if rewards.whiten and np.sum(np.isfinite(total)) > 1:
         total = (total - np.nanmean(total)) / max(float(np.nanstd(total)), 1e-6)
     return Scored(total, terms, errors, words[0] if words else "")

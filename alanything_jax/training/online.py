@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,12 @@ from alanything_jax.data.groups import load_groups
 from alanything_jax.data.mixture import permutation
 from alanything_jax.data.prompts import Prompt, load_prompts
 from alanything_jax.experiment import Experiment
-from alanything_jax.generation.decode import Completion, generate_tokens
-from alanything_jax.generation.generate import eos_ids
-from alanything_jax.models.params import unflatten
-from alanything_jax.ops import policy
-from alanything_jax.sharding import distributed, pjit
-from alanything_jax.training import loop, reference, rollout, run_dir
+from alanything_jax.generation.decode import Completion
+from alanything_jax.sharding import distributed
+from alanything_jax.training import completers, loop, rollout, rollout_file, run_dir
 from alanything_jax.training import prepare as preparing
 from alanything_jax.training.prepare import Prepared
-from alanything_jax.training.step import Flat, State, run_role
+from alanything_jax.training.step import State
 
 
 def train(
@@ -87,6 +82,8 @@ def prepare(
                 "any-to-any model."
             )
         opener, length = block.open_id, block.total
+    if options.environment is not None:
+        length = options.max_tokens
     room = compute.row_tokens - length
     if room < 1:
         raise ValueError(
@@ -145,7 +142,7 @@ class Rolls:
     prompts: list[Prompt]
     ptx: list[EncodedGroup]
     run: run_dir.RunDir
-    current: tuple[rollout.Rolled, list[EncodedGroup]] | None = None
+    current: tuple[rollout_file.Rolled, list[EncodedGroup]] | None = None
     coming: dict[int, Any] = dataclasses.field(default_factory=dict)
     thread: Any = dataclasses.field(
         default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1)
@@ -238,7 +235,9 @@ class Rolls:
                 )
             self.run.rollouts.mkdir(parents=True, exist_ok=True)
             shutil.copy(there, self.path(which))
-        return rollout.load(self.path(which)) if self.path(which).exists() else None
+        return (
+            rollout_file.load(self.path(which)) if self.path(which).exists() else None
+        )
 
     def _make(self, which, params, age):
         """Sample, score, record and write rollout `which`."""
@@ -247,24 +246,27 @@ class Rolls:
         if costly:
             multiplier = self.experiment.algorithm.multiplier
         if which:
-            last = rollout.load(self.path(which - 1))
+            last = rollout_file.load(self.path(which - 1))
             cursor = last.cursor
             if costly and np.isfinite(last.costs).any():
                 multiplier = self.experiment.algorithm.next_multiplier(
                     last.multiplier, float(np.nanmean(last.costs))
                 )
         wanted = self.experiment.train.groups_per_step * self.options.minibatches
+        engine = self.options.engine
+        how = (self.prepared, self.options, params)
+        complete = completers.served(*how, which) if engine else completers.own(*how)
         rolled = rollout.collect(
             self.options,
             self.prompts,
             wanted,
             self.prepared.bundle,
-            completer(self.prepared, self.options, params),
+            complete,
             (self.experiment.seed, which, cursor),
         )
         rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)
-        rolled = record(self.prepared, self.options, self.prompts, rolled, params)
-        rollout.save(rolled, self.path(which))
+        rolled = completers.record(*how, self.prompts, rolled)
+        rollout_file.save(rolled, self.path(which))
         return rolled
 
     def _show(self, rolled, step):
@@ -295,86 +297,7 @@ class Rolls:
         for place in range(done * count, (done + 1) * count if size else done * count):
             order = permutation(self.experiment.seed, place // size, size)
             group = self.ptx[int(order[place % size])]
-            yield dataclasses.replace(group, numbers=numbers)
-
-
-def completer(
-    prepared: Prepared, options: rollout.Rollout, params: Flat
-) -> rollout.Complete:
-    """Answers by the policy of these parameters, where they lie."""
-    tree, program = unflatten(params), prepared.program
-    grammar = program.config.grammar
-    block = None if options.output == "text" else grammar.block(options.output)
-
-    def complete(groups, samples, seed):
-        made: list[Completion] = []
-        rows = [group for group in groups for _ in range(samples)]
-        for first in range(0, len(rows), options.slots):
-            some = rows[first : first + options.slots]
-            made += generate_tokens(
-                tree[program.trained],
-                program.config,
-                [group.prompt for group in some],
-                soft=[group.prompt_soft for group in some],
-                max_new_tokens=block.total if block else options.max_new_tokens,
-                sampling=options.sampling,
-                eos_ids=eos_ids(prepared.bundle),
-                seed=seed + first,
-                lora=tree.get("lora"),
-                lora_scale=program.lora.scale if program.lora else 1.0,
+            # The preferred answer comes first, and it alone is imitated.
+            yield dataclasses.replace(
+                group, branches=group.branches[:1], numbers=numbers
             )
-        if block:
-            return [_block(block, completion) for completion in made]
-        pairs = zip(made, rows, strict=True)
-        return [rollout.whole(c, group.prompt, grammar) for c, group in pairs]
-
-    return complete
-
-
-def _block(block, completion):
-    """The codes of the one medium that was asked for."""
-    count = block.fits(completion.tokens) + block.stop
-    return Completion(completion.tokens[:count], completion.logps[:count], True)
-
-
-def record(
-    prepared: Prepared,
-    options: rollout.Rollout,
-    prompts: list[Prompt],
-    rolled: rollout.Rolled,
-    params: Flat,
-) -> rollout.Rolled:
-    """The rollout with what its recorded roles say of every token."""
-    program = prepared.program
-    groups = rollout.encode(rolled, options, prompts, program.config.grammar)
-    plain = dataclasses.replace(prepared.layout, numbers=())
-    out = {}
-
-    def over_tokens(read: Callable[[Flat, Any], jax.Array]):
-        def forward(batch):
-            placed = pjit.place_batch(batch, prepared.mesh, prepared.rules, whole=True)
-            return pjit.fetch(read(params, placed))
-
-        return reference.compute(forward, groups, plain)
-
-    for role in program.recorded:
-        if role.startswith("old_"):
-            out[role] = over_tokens(_reader(program, role.removeprefix("old_")))
-        elif role == "old" and options.recompute:
-            out[role] = over_tokens(_reader(program, program.trained))
-        else:
-            out[role] = rolled.logps
-    return dataclasses.replace(rolled, recorded=out)
-
-
-@functools.lru_cache(maxsize=16)
-def _reader(program, role):
-    """Compiled: what a role says of every token, values where they are foreseen."""
-
-    def read(params, batch):
-        found = run_role(program, role, params, batch)
-        if program.algorithm.roles[role] == "logps":
-            return found.logps
-        return policy.before(found.scores, batch)
-
-    return jax.jit(read)

@@ -15,12 +15,12 @@ from jax.experimental import multihost_utils
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
-from alanything_jax.algorithms.base import scores_trained
+from alanything_jax.algorithms.base import TEACHER, scores_trained
 from alanything_jax.data import fetch, packing, pipeline, soft, streaming
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.groups import load_groups
 from alanything_jax.experiment import Experiment
-from alanything_jax.hub.source import load_model
+from alanything_jax.hub.source import describe, load_model
 from alanything_jax.models import params as trees
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import lora_specs
@@ -142,10 +142,7 @@ def load(
         experiment.model,
         scores_trained(experiment.algorithm),
         experiment.seed,
-        # What grows (a vocabulary, a tower) does so first; `partition` then places it.
-        None
-        if mesh.size == 1 or experiment.model.codecs or experiment.model.vision
-        else _place(mesh, table),
+        _place_read(experiment.model, mesh, table),
     )
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
@@ -179,6 +176,7 @@ def program_of(experiment: Experiment, config: DecoderConfig) -> Program:
         experiment.adapter,
         experiment.reference,
         experiment.rollout.sampling.temperature if experiment.rollout else 1.0,
+        describe(experiment.teacher).config if experiment.teacher else None,
     )
 
 
@@ -193,7 +191,11 @@ def partition(experiment, program, bundle, mesh, table):
     role = program.trained
     values = _prefixed(role, trees.flatten(bundle.params))
     axes = _prefixed(role, trees.flatten(specs))
-    if program.reference == "live" and program.frozen_roles:
+    if TEACHER in program.frozen_roles:
+        place = _place_read(experiment.teacher, mesh, table)
+        own, declared = _teacher(experiment, bundle, place)
+        values, axes = values | own, axes | declared
+    elif program.reference == "live" and program.frozen_roles:
         other = program.frozen_roles[0]
         values |= _prefixed(other, trees.flatten(bundle.params))
         axes |= _prefixed(other, trees.flatten(specs))
@@ -218,7 +220,7 @@ def partition(experiment, program, bundle, mesh, table):
     shardings = {path: place(spec) for path, spec in axes.items()}
     live = {path for path in candidates if np.any(rates[path] != 0)}
     placed = {}
-    shared = program.reference == "live"
+    shared = program.reference == "live" and program.teacher is None
     for path in list(values):
         value = values.pop(path)
         # What trains is donated step by step: a live reference needs its own.
@@ -226,6 +228,40 @@ def partition(experiment, program, bundle, mesh, table):
         placed[path] = pjit.place(value, shardings[path])
     trainable = {path: placed.pop(path) for path in sorted(live)}
     return trainable, placed, {path: rates[path] for path in trainable}, shardings
+
+
+def _teacher(experiment, bundle, place):
+    """Values and declarations of the teacher, which may be of any size.
+
+    Raises ValueError: it reads other tokens or media than the policy.
+    """
+    source, ours = experiment.teacher, bundle.model.config
+    # A random one is another than the policy.
+    found = load_model(source, False, experiment.seed + 1, place)
+    theirs, tokenizers = found.model.config, (bundle.tokenizer, found.tokenizer)
+    if theirs.vocab_size < ours.vocab_size or theirs.grammar != ours.grammar:
+        wrong = f"{theirs.vocab_size} ids where the policy has {ours.vocab_size}"
+    elif None not in tokenizers and len(set(map(_words, tokenizers))) > 1:
+        wrong = "another tokenizer"
+    elif ours.encoders and _media(theirs) != _media(ours):
+        wrong = "other encoders of media"
+    else:
+        return (
+            _prefixed(TEACHER, trees.flatten(found.params)),
+            _prefixed(TEACHER, trees.flatten(found.model.specs(False))),
+        )
+    raise ValueError(
+        f"teacher {source.path} has {wrong}: it reads the policy's rows as they are, so "
+        f"give a model of the tokenizer and media of {experiment.model.path}."
+    )
+
+
+def _words(tokenizer):
+    return tuple(sorted(tokenizer.get_vocab().items()))
+
+
+def _media(config):
+    return [soft.plan_of(encoder, 0) for encoder in config.encoders]
 
 
 def _value_model(experiment, bundle, role, number):
@@ -256,6 +292,13 @@ def _value_model(experiment, bundle, role, number):
         values |= _prefixed(name, trees.flatten(made))
         axes |= _prefixed(name, trees.flatten(declared))
     return values, axes
+
+
+def _place_read(source, mesh, table):
+    """As `_place`, while they are read; None: what grows (a vocabulary, a tower) does so
+    first, and `partition` then places it."""
+    grows = mesh.size == 1 or source.codecs or source.vision
+    return None if grows else _place(mesh, table)
 
 
 def _place(mesh, table):

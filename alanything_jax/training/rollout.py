@@ -1,15 +1,9 @@
-"""Rollouts: prompts answered by the policy as it is, scored, and written down.
-
-A rollout is one file, written before it is trained on; a run that goes on, a judge that
-costs money and a replay on other devices read the file instead of sampling again.
-"""
+"""Rollouts: prompts answered by the policy as it is, scored, and made into groups."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,16 +11,22 @@ import numpy as np
 from alanything_jax import hub
 from alanything_jax.data import coder as coders
 from alanything_jax.data.encode import Branch, EncodedGroup
-from alanything_jax.data.files import write_aside
 from alanything_jax.data.groups import Data
 from alanything_jax.data.mixture import permutation
 from alanything_jax.data.prompts import Prompt
 from alanything_jax.data.soft import Placement
 from alanything_jax.generation.decode import Completion
+from alanything_jax.generation.environment import (
+    Environment,
+    Trajectory,
+    rollout_turns,
+)
+from alanything_jax.generation.external import External
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models.grammar import Grammar
 from alanything_jax.rewards import combine
 from alanything_jax.schema import Message, Modality, Response
+from alanything_jax.training.rollout_file import Rolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Rollout:
 
     Attributes:
       rewards, cost: what scores a response; costs, of algorithms with a limit on them.
+      environment: what answers the policy, whose rewards are added; None = one turn.
+        turns, max_tokens: answers and tokens of a response at most, with one.
       samples: responses of each prompt.
       passes: times that a rollout is trained on. minibatches: optimizer steps of a pass; a
         rollout is `train.groups_per_step` x `minibatches` prompts.
@@ -49,11 +51,15 @@ class Rollout:
         its like then learn online.
       ptx: groups to imitate beside the rollouts, as many a step as `ptx_groups`.
       lag: 1 = the next rollout is made, by the policy as it was, while this one is learnt.
+      engine: a server that answers in this process's place; None = this process.
       slots: rows decoded at a time. replay: a directory of rollouts to read, not make.
     """
 
-    rewards: combine.Rewards
+    rewards: combine.Rewards | None = None
     cost: combine.Rewards | None = None
+    environment: Environment | None = None
+    turns: int = 4
+    max_tokens: int = 1024
     samples: int = 8
     passes: int = 1
     minibatches: int = 1
@@ -68,6 +74,7 @@ class Rollout:
     ptx: Data | None = None
     ptx_groups: int = 0
     lag: Literal[0, 1] = 0
+    engine: External | None = None
     slots: int = 64
     replay: str = ""
 
@@ -78,6 +85,8 @@ class Rollout:
                 f"rollout.sampling {self.sampling}: the trainer computes log-probs of the "
                 "whole softmax, so give a temperature above 0 and nothing else."
             )
+        if self.rewards is None and self.environment is None:
+            raise ValueError("rollout: give rewards, or an environment that has some.")
         if self.best_and_worst and self.samples < 2:
             raise ValueError("rollout.best_and_worst needs rollout.samples >= 2.")
 
@@ -85,37 +94,6 @@ class Rollout:
     def steps(self) -> int:
         """Optimizer steps of a rollout."""
         return self.passes * self.minibatches
-
-
-@dataclasses.dataclass(frozen=True)
-class Rolled:
-    """One rollout of N prompts, K responses each.
-
-    Attributes:
-      number: of the rollout, from 0. age: optimizer steps by which its policy was old.
-      cursor: prompts of the order that were used up to its end.
-      places: [N] which prompts. tokens, logps: N lists of K arrays, as sampled.
-      finished: [N, K] bool. rewards, costs: [N, K] float32, NaN = none.
-      facts: numbers to report. first_error: what the first score that failed said.
-      multiplier: of costs, see `algorithms/ppo_lagrangian.py`.
-      recorded: role -> N lists of K arrays, of algorithms.base.RECORDED.
-    """
-
-    number: int
-    cursor: int
-    places: np.ndarray
-    tokens: list[list[np.ndarray]]
-    logps: list[list[np.ndarray]]
-    finished: np.ndarray
-    rewards: np.ndarray
-    costs: np.ndarray
-    facts: dict[str, float]
-    first_error: str = ""
-    multiplier: float = 1.0
-    age: int = 0
-    recorded: dict[str, list[list[np.ndarray]]] = dataclasses.field(
-        default_factory=dict
-    )
 
 
 # prompts, samples each, seed -> completions, prompt after prompt
@@ -152,7 +130,23 @@ def collect(
         cursor += len(places)
         draw = np.random.SeedSequence([seed, number, round_]).generate_state(1)[0]
         groups = [prompts[place].group for place in places]
-        said = complete(groups, rollout.samples, int(draw >> 1))
+        seed_ = int(draw >> 1)
+        if rollout.environment is None:
+            said = complete(groups, rollout.samples, seed_)
+        else:
+            said = rollout_turns(
+                complete,
+                rollout.environment,
+                [prompts[place] for place in places],
+                bundle.tokenizer,
+                bundle.coder,
+                max_turns=rollout.turns,
+                max_tokens=rollout.max_tokens,
+                max_new_tokens=rollout.max_new_tokens,
+                samples=rollout.samples,
+                seed=seed_,
+                output=rollout.output,
+            )
         made, wrong, words = _scored(rollout, bundle, prompts, places, said)
         errors, first = errors + wrong, first or words
         good += [g for g in made if g.telling or not rollout.dynamic]
@@ -175,6 +169,7 @@ def collect(
         places=np.array([g.place for g in kept]),
         tokens=[g.tokens for g in kept],
         logps=[g.logps for g in kept],
+        scored=[g.scored for g in kept],
         finished=np.stack([g.finished for g in kept]),
         rewards=np.stack([g.rewards for g in kept]),
         costs=np.stack([g.costs for g in kept]),
@@ -191,6 +186,7 @@ class _Group:
     place: int
     tokens: list[np.ndarray]
     logps: list[np.ndarray]
+    scored: list[np.ndarray]
     finished: np.ndarray
     rewards: np.ndarray
     costs: np.ndarray
@@ -216,9 +212,18 @@ def _scored(rollout, bundle, prompts, places, said):
         row(bundle, rollout.output, prompts[places[n // size]], completion)
         for n, completion in enumerate(said)
     ]
-    scored = combine.score(rollout.rewards, rows)
-    total, terms, errors = scored.total, scored.terms, sum(scored.errors.values())
-    costs, first = np.zeros(len(rows), np.float32), scored.first
+    total, costs = np.zeros((2, len(rows)), np.float32)
+    terms, errors, first = {}, 0, ""
+    if rollout.rewards:
+        scored = combine.score(rollout.rewards, rows)
+        total, terms, first = scored.total, scored.terms, scored.first
+        errors = sum(scored.errors.values())
+    if rollout.environment:
+        paid = np.array([walk.reward for walk in said], np.float32)
+        turns = np.array([walk.turns for walk in said], np.float32)
+        total, terms = total + paid, terms | {"environment": paid, "turns": turns}
+        failed = [walk.error for walk in said if walk.error]
+        errors, first = errors + len(failed), first or "".join(failed[:1])
     if rollout.cost:
         paid = combine.score(rollout.cost, rows)
         costs, first = paid.total, first or paid.first
@@ -232,6 +237,7 @@ def _scored(rollout, bundle, prompts, places, said):
                 place,
                 [c.tokens for c in said[own]],
                 [c.logps for c in said[own]],
+                [_own(c) for c in said[own]],
                 np.array([c.finished for c in said[own]]),
                 total[own],
                 costs[own],
@@ -239,6 +245,12 @@ def _scored(rollout, bundle, prompts, places, said):
             )
         )
     return groups, errors, first
+
+
+def _own(said):
+    """Which tokens the policy sampled: of one turn, all."""
+    whole = isinstance(said, Completion)
+    return np.ones(len(said.tokens), bool) if whole else said.scored
 
 
 def _best_and_worst(rolled):
@@ -256,6 +268,7 @@ def _best_and_worst(rolled):
         rolled,
         tokens=lists(rolled.tokens),
         logps=lists(rolled.logps),
+        scored=lists(rolled.scored),
         finished=np.take_along_axis(rolled.finished, pair, 1),
         rewards=np.take_along_axis(rolled.rewards, pair, 1),
         costs=np.take_along_axis(rolled.costs, pair, 1),
@@ -266,11 +279,14 @@ def row(
     bundle: hub.Bundle, output: Modality, prompt: Prompt, completion: Completion
 ) -> combine.Row:
     """What a reward is given: prompt, response with its media decoded, record."""
+    facts = {"num_tokens": len(completion.tokens), "finished": completion.finished}
+    if isinstance(completion, Trajectory):
+        walked = Response(tuple(completion.messages))
+        return prompt.messages, walked, prompt.record | facts
     tokens = completion.tokens
     if output != "text":
         tokens = np.append(prompt.group.prompt[-1:], tokens)
     parts = coders.parts(tokens, bundle.tokenizer, bundle.coder)
-    facts = {"num_tokens": len(completion.tokens), "finished": completion.finished}
     response = Response((Message("assistant", parts),))
     return prompt.messages, response, prompt.record | facts
 
@@ -283,9 +299,12 @@ def encode(
     for n, place in enumerate(rolled.places):
         group = prompts[place].group
         branches, stream = [], None
-        for tokens, finished in zip(rolled.tokens[n], rolled.finished[n], strict=True):
+        several = zip(
+            rolled.tokens[n], rolled.scored[n], rolled.finished[n], strict=True
+        )
+        for tokens, own, finished in several:
             learnt = finished or rollout.overlong == "keep"
-            branch, stream = _branch(group, tokens, grammar, learnt)
+            branch, stream = _branch(group, tokens, own & learnt, grammar)
             branches.append(branch)
         numbers = {
             "reward": rolled.rewards[n],
@@ -304,14 +323,13 @@ def encode(
     return out
 
 
-def _branch(group, tokens, grammar, learnt):
+def _branch(group, tokens, scored, grammar):
     """A sampled response behind its prompt, and the prompt's streams."""
-    size = len(group.prompt)
-    scored, stream = np.full(len(tokens), learnt), None
+    size, stream = len(group.prompt), None
     if grammar is not None and grammar.blocks:
         every = np.concatenate([group.prompt, tokens])
         stream, forced = grammar.streams(every)
-        scored &= ~forced[size:]
+        scored = scored & ~forced[size:]
     soft = group.prompt_soft
     if soft is not None:
         # As the sampler counted: on from the prompt's last position.
@@ -334,64 +352,3 @@ def whole(
         return completion
     kept = max(kept, 0)
     return Completion(completion.tokens[:kept], completion.logps[:kept], False)
-
-
-def save(rolled: Rolled, path: Path) -> None:
-    """Write a rollout, whole or not at all."""
-    sizes = [[len(t) for t in row] for row in rolled.tokens]
-    arrays = {
-        "places": rolled.places,
-        "sizes": np.array(sizes, np.int32),
-        "tokens": _flat(rolled.tokens).astype(np.int32),
-        "logps": _flat(rolled.logps).astype(np.float32),
-        "finished": rolled.finished,
-        "rewards": rolled.rewards,
-        "costs": rolled.costs,
-        "state": np.array([rolled.number, rolled.cursor, rolled.age], np.int64),
-        "multiplier": np.float64(rolled.multiplier),
-        "first_error": np.array(rolled.first_error),
-        "fact_names": np.array(list(rolled.facts)),
-        "fact_values": np.array(list(rolled.facts.values()), np.float64),
-    }
-    arrays |= {
-        f"recorded/{role}": _flat(values) for role, values in rolled.recorded.items()
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, buffer.getvalue())
-
-
-def load(path: Path) -> Rolled:
-    """Read what `save` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        sizes = file["sizes"]
-        number, cursor, age = map(int, file["state"])
-        facts = zip(
-            file["fact_names"].tolist(), file["fact_values"].tolist(), strict=True
-        )
-        roles = [n for n in file.files if n.startswith("recorded/")]
-        return Rolled(
-            number=number,
-            cursor=cursor,
-            age=age,
-            places=file["places"],
-            tokens=_cut(file["tokens"], sizes),
-            logps=_cut(file["logps"], sizes),
-            finished=file["finished"],
-            rewards=file["rewards"],
-            costs=file["costs"],
-            multiplier=float(file["multiplier"]),
-            facts=dict(facts),
-            first_error=str(file["first_error"]),
-            recorded={n.split("/", 1)[1]: _cut(file[n], sizes) for n in roles},
-        )
-
-
-def _flat(values):
-    return np.concatenate([array for row in values for array in row])
-
-
-def _cut(flat, sizes):
-    pieces = iter(np.split(flat, np.cumsum(sizes.reshape(-1))[:-1]))
-    return [[next(pieces) for _ in row] for row in sizes]

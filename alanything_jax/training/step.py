@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alanything_jax.algorithms.base import CURRENT, RECORDED, Algorithm, Outputs
+from alanything_jax.algorithms.base import (
+    CURRENT,
+    RECORDED,
+    TEACHER,
+    TEACHER_IDS,
+    Algorithm,
+    Outputs,
+)
 from alanything_jax.models import decoder, heads
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import Lora
@@ -76,6 +83,7 @@ class Program:
     Attributes:
       reference: "cached", "live" or "adapter_off"; see `Experiment`.
       temperature: of the softmax whose log-probs are read.
+      teacher: config of the `TEACHER` role.
     """
 
     algorithm: Algorithm
@@ -85,6 +93,7 @@ class Program:
     lora: Lora | None = None
     reference: str = "cached"
     temperature: float = 1.0
+    teacher: DecoderConfig | None = None
 
     @property
     def trained(self) -> str:
@@ -119,12 +128,14 @@ def _read(program, role, params, batch):
     tree = unflatten(params)
     adapter = tree.get("lora" if role == program.trained else f"{role}_lora")
     # What a role has of its own, the rest of it is the trained model's.
-    weights = tree[program.trained] | tree.get(role, {})
+    weights, config = tree[program.trained] | tree.get(role, {}), program.config
+    if role == TEACHER:
+        weights, config = tree[role], program.teacher
     mixed = program.compute_dtype == "mixed"
     table = rules.preset(program.compute.rules)
     states = decoder.hidden(
         weights,
-        program.config,
+        config,
         batch,
         lora=adapter,
         lora_scale=program.lora.scale if program.lora else 1.0,
@@ -135,20 +146,25 @@ def _read(program, role, params, batch):
         block=program.compute.block,
         rules=table,
     )
-    if program.algorithm.roles[role] == "scores":
+    kind, algorithm = program.algorithm.roles[role], program.algorithm
+    if kind == "scores":
         return Outputs(scores=heads.scores(weights, states))
-    return Outputs(
-        logps=heads.token_logps(
-            weights,
-            program.config,
-            states.astype(jnp.bfloat16) if mixed else states,
-            batch,
-            temperature=program.temperature,
-            chunk=program.compute.head_chunk,
-            block=program.compute.head_block,
-            rules=table,
+    given = (weights, config, states.astype(jnp.bfloat16) if mixed else states, batch)
+    compute = program.compute
+    how = {"chunk": compute.head_chunk, "block": compute.head_block, "rules": table}
+    if role == TEACHER:
+        wanted, spread = (
+            (algorithm.top, program.config.vocab_size),
+            algorithm.temperature,
         )
-    )
+        ids, top = heads.top_logps(*given, *wanted, temperature=spread, **how)
+        return Outputs(ids=ids, top=top)
+    how["temperature"] = program.temperature
+    if kind == "top":
+        ids, spread = batch.numbers[TEACHER_IDS], algorithm.temperature
+        logps, top = heads.logps_at(*given, ids, spread=spread, **how)
+        return Outputs(logps=logps, top=top)
+    return Outputs(logps=heads.token_logps(*given, **how))
 
 
 def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Outputs]:
@@ -174,7 +190,9 @@ def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Ou
 def totals(program: Program, batch: Batch) -> dict[str, jax.Array]:
     """Per term its count, which depends on masks only, before any model has run."""
     zeros = jnp.zeros(batch.tokens.shape, jnp.float32)
-    outputs = {role: Outputs(zeros, zeros) for role in program.algorithm.roles}
+    wide = zeros[..., None]
+    empty = Outputs(zeros, zeros, wide, wide.astype(jnp.int32))
+    outputs = dict.fromkeys(program.algorithm.roles, empty)
     stacked = jax.tree.map(lambda x: x[None], (batch, outputs))
     numbers = program.algorithm.annotate(*stacked)
     batch = batch.replace(

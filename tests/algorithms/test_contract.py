@@ -17,7 +17,14 @@ import optax
 import pytest
 
 from alanything_jax import algorithms
-from alanything_jax.algorithms.base import CURRENT, Algorithm, Outputs
+from alanything_jax.algorithms.base import (
+    CURRENT,
+    TEACHER,
+    TEACHER_IDS,
+    Algorithm,
+    Outputs,
+)
+from alanything_jax.algorithms.distill import Distill
 from alanything_jax.algorithms.reward import Reward
 from alanything_jax.algorithms.sft import SFT
 from alanything_jax.models.params import flatten
@@ -71,9 +78,10 @@ pytestmark = pytest.mark.parametrize(
         for name, made in FOUND.items()
     ],
 )
-ROLE = {"logps": "policy", "scores": "reward"}
-# Models are compiled for these two, not for every algorithm.
-READER = {"logps": toys.program(SFT()), "scores": toys.program(Reward())}
+ROLE = {"logps": "policy", "scores": "reward", "top": "policy"}
+# Models are compiled for these, not for every algorithm.
+KINDS = {"logps": SFT(), "scores": Reward(), "top": Distill()}
+READER = {kind: toys.program(algorithm) for kind, algorithm in KINDS.items()}
 
 
 def batches(algorithm, count=6, seed=0, rows=2, row_tokens=64):
@@ -94,6 +102,11 @@ def with_numbers(algorithm, batch, seed=0):
     made = {name: jnp.where(batch.scored, logps, 0.0) for name in names}
     if "step_label" in algorithm.numbers:
         made["step_label"] = jnp.where(batch.scored, batch.tokens % 3 - 1.0, 0.0)
+    if TEACHER in algorithm.roles:
+        ids = batch.tokens[..., None] + jnp.arange(4) * 7
+        made[TEACHER_IDS] = ids % toys.CONFIG.vocab_size
+        top = jnp.sin(batch.tokens[..., None] + jnp.arange(5.0))
+        made[f"{TEACHER}_top"] = jax.nn.log_softmax(top)
     return batch.replace(numbers=batch.numbers | made)
 
 
@@ -135,7 +148,11 @@ def _annotated(algorithm, packed, outputs):
     fixed = {
         role: Outputs(**{algorithm.roles[role]: packed.numbers[name]})
         for role, name in names.items()
+        if role != TEACHER
     }
+    if TEACHER in algorithm.roles:
+        top, ids = packed.numbers[f"{TEACHER}_top"], packed.numbers[TEACHER_IDS]
+        fixed[TEACHER] = Outputs(top=top, ids=ids)
     if CURRENT in algorithm.roles:
         fixed[CURRENT] = jax.lax.stop_gradient(outputs[algorithm.trains[0]])
     numbers = algorithm.annotate(packed, fixed)
@@ -241,7 +258,9 @@ def test_counts_depend_on_masks_only(algorithm):
     packed = batches(algorithm)
     values = jnp.sin(jnp.arange(packed.tokens.size, dtype=jnp.float32))
     values = values.reshape(packed.tokens.shape)
-    given = {role: Outputs(values, values) for role in algorithm.trains}
+    given = {
+        role: Outputs(values, values, values[..., None]) for role in algorithm.trains
+    }
     terms, _ = losses(algorithm, packed, given)
     expected = totals(algorithm, packed)
     assert {n: float(jnp.sum(t.count)) for n, t in terms.items()} == {
@@ -269,11 +288,13 @@ def test_no_gradient_to_frozen_roles(algorithm):
         pytest.skip("every role of it trains")
     packed = batches(algorithm)
     outputs = read_all(algorithm, trained(algorithm), packed)
-    fixed = {role: packed.numbers[f"{role}_logps"] for role in frozen}
+    kinds = {role: algorithm.roles[role] for role in frozen}
+    fixed = {role: packed.numbers[f"{role}_{kind}"] for role, kind in kinds.items()}
     packed, roles = jax.jit(_annotated, static_argnums=0)(algorithm, packed, outputs)
 
     def loss(fixed):
-        given = roles | {role: Outputs(logps=x) for role, x in fixed.items()}
+        given = {r: Outputs(**{kind: fixed[r]}) for r, kind in kinds.items()}
+        given = roles | given
         terms, _ = jax.vmap(algorithm.loss)(packed, given)
         return sum(jnp.sum(t.total) for t in terms.values())
 

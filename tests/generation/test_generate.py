@@ -104,6 +104,35 @@ def test_sampling_follows_the_distribution():
     assert set(np.asarray(top)) == {0}
 
 
+def test_stop_strings_and_stop_tokens():
+    """Text ends before the string, tokens with the one that completed it."""
+    bundle = tiny_bundle("llama")
+    tokenizer = bundle.tokenizer
+    options = {"max_new_tokens": 30, "sampling": Sampling(1.0), "seed": 1}
+    ((free,), (other,)) = generate(bundle, ["hi", "you"], **options)
+    said = [tokenizer.decode([t], skip_special_tokens=True) for t in free.tokens]
+    # Two whole characters next to each other, not in the first chunk.
+    at = next(n for n in range(9, 28) if all(len(c) == 1 for c in said[n : n + 2]))
+    stop = "".join(said[at : at + 2])
+    ((cut,), (same,)) = generate(bundle, ["hi", "you"], stop=(stop, "\0\0"), **options)
+    assert cut.finished and cut.text == free.text[: free.text.index(stop)]
+    assert cut.tokens.tolist() == free.tokens[: cut.num_tokens].tolist()
+    whole, before = (
+        tokenizer.decode(cut.tokens[:n], skip_special_tokens=True)
+        for n in (cut.num_tokens, cut.num_tokens - 1)
+    )
+    assert whole.endswith(stop) and stop not in before
+    if stop not in other.text:
+        assert same.tokens.tolist() == other.tokens.tolist()
+
+    name = tokenizer.convert_ids_to_tokens(int(free.tokens[4]))
+    ((ended,),) = generate(bundle, ["hi"], stop_tokens=(name,), **options)
+    first = free.tokens.tolist().index(free.tokens[4])
+    assert ended.finished and ended.tokens.tolist() == free.tokens[: first + 1].tolist()
+    with pytest.raises(ValueError, match="stop token '<.nope.>' is not in the tok"):
+        generate(bundle, ["hi"], stop_tokens=("<|nope|>",))
+
+
 def test_text_in_text_out_and_errors():
     bundle = tiny_bundle("llama")
     (answers,) = generate(bundle, ["hi"], max_new_tokens=5, num_samples=2)

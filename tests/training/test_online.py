@@ -16,13 +16,15 @@ from alanything_jax.algorithms.ppo_lagrangian import PPOLagrangian
 from alanything_jax.algorithms.rloo import RLOO
 from alanything_jax.data import media
 from alanything_jax.data.groups import Data
-from alanything_jax.hub.source import ModelSource
+from alanything_jax.generation.external import External, StalePolicy
+from alanything_jax.hub.source import ModelSource, tiny_bundle
 from alanything_jax.models.lora import Lora
 from alanything_jax.playground.oracle import Oracle
 from alanything_jax.rewards import rules
 from alanything_jax.rewards.combine import Rewards, Term
-from alanything_jax.training import online, rollout
+from alanything_jax.training import online, rollout, rollout_file
 from tests.cli.test_cli import CONFIGS
+from tests.generation.fake_engine import FakeEngine
 
 CHANGE = dataclasses.replace
 SLOW = pytest.mark.slow
@@ -119,7 +121,7 @@ def test_the_recorded_log_probs_are_the_trainers(tmp_path):
     made = recipe(recompute=True, sampling=online.rollout.Sampling(temperature=0.7))
     exact = CHANGE(made, model=CHANGE(made.model, compute_dtype="float32"))
     run = online.train(exact, tmp_path, quiet)
-    rolled = rollout.load(run.rollouts / "000000.npz")
+    rolled = rollout_file.load(run.rollouts / "000000.npz")
     gaps = [
         np.max(np.abs(a - b)[b != 0], initial=0.0)
         for ours, theirs in zip(rolled.logps, rolled.recorded["old"], strict=True)
@@ -160,11 +162,11 @@ def test_dynamic_sampling_leaves_out_groups_that_tell_nothing(tmp_path):
     dynamic = CHANGE(made, rollout=CHANGE(made.rollout, dynamic=True, max_rounds=20))
     run = online.train(dynamic, tmp_path / "dynamic", quiet)
     first, chosen = (
-        rollout.load(path.rollouts / "000000.npz") for path in (plain, run)
+        rollout_file.load(path.rollouts / "000000.npz") for path in (plain, run)
     )
     assert chosen.cursor > first.cursor
     assert all(len(set(row)) > 1 for row in chosen.rewards.tolist())
-    assert rollout.load(run.rollouts / "000001.npz").cursor > chosen.cursor
+    assert rollout_file.load(run.rollouts / "000001.npz").cursor > chosen.cursor
 
 
 def test_online_dpo_learns_from_best_and_worst(tmp_path):
@@ -172,7 +174,7 @@ def test_online_dpo_learns_from_best_and_worst(tmp_path):
     made = recipe(DPO(), steps=2, best_and_worst=True)
     made = CHANGE(made, adapter=adapter, reference="adapter_off")
     run = online.train(made, tmp_path, quiet)
-    rolled = rollout.load(run.rollouts / "000000.npz")
+    rolled = rollout_file.load(run.rollouts / "000000.npz")
     assert rolled.rewards.shape == (2, 2)
     assert np.all(rolled.rewards[:, 0] >= rolled.rewards[:, 1])
     assert lines(run.path)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
@@ -186,7 +188,7 @@ def test_a_multiplier_grows_while_answers_cost_too_much(tmp_path):
     expected = 1.0
     for line in found:
         assert line["multiplier"] == pytest.approx(expected, rel=1e-5)
-        expected *= np.exp(line["cost"] - 0.1)
+        expected *= np.exp(expected * (line["cost"] - 0.1))
     assert expected > 1
 
 
@@ -224,7 +226,7 @@ def test_a_step_by_a_reward_of_what_was_drawn(kind, tmp_path):
     made = recipe(steps=1, output=kind, rewards=level)
     made = CHANGE(made, compute=CHANGE(made.compute, row_tokens=128))
     run = online.train(made, tmp_path, quiet)
-    rolled = rollout.load(run.rollouts / "000000.npz")
+    rolled = rollout_file.load(run.rollouts / "000000.npz")
     assert rolled.finished.all() and lines(run.path)[0]["grad_norm"] > 0
 
 
@@ -258,3 +260,35 @@ def test_a_value_model_of_another_shape_is_refused(tmp_path):
     made = CHANGE(recipe(PPO(), **PASSES), value=other)
     with pytest.raises(ValueError, match="not of the policy's family and shape"):
         online.train(made, tmp_path, quiet)
+
+
+@pytest.fixture
+def engine():
+    found = FakeEngine(tiny_bundle("llama"))
+    yield found
+    found.close()
+
+
+def served_by(engine, tmp_path):
+    """A text recipe whose answers come from a server."""
+    like = Rewards((Term("like", rules.Similarity()),))
+    made = recipe(steps=2, name="grpo_smollm2.py", rewards=like)
+    external = External(engine.url, str(tmp_path / "weights"), retries=0)
+    options = CHANGE(made.rollout, engine=external, recompute=True)
+    return CHANGE(made, rollout=options)
+
+
+def test_a_server_answers_with_the_newest_weights(engine, tmp_path):
+    """An engine that never gets new weights: its log-probs would drift from the trainer's."""
+    run = online.train(served_by(engine, tmp_path), tmp_path / "run", quiet)
+    assert [line["rollout"] for line in lines(run.path)] == [0, 1]
+    assert engine.version == "1"
+    for line in lines(run.path):
+        assert line["sampler_weight"] == pytest.approx(1.0, abs=1e-3)
+        assert line["tokens"] > 0
+
+
+def test_a_server_of_older_weights_stops_the_run(engine, tmp_path):
+    engine.deaf = True
+    with pytest.raises(StalePolicy, match="0"):
+        online.train(served_by(engine, tmp_path), tmp_path / "run", quiet)

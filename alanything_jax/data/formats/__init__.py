@@ -11,6 +11,7 @@ from alanything_jax.data.formats import (
     columns,
     easy_vqa,
     hh_rlhf,
+    intermt,
     label_studio,
     sharegpt,
     trl,
@@ -24,6 +25,7 @@ FORMATS: Mapping[str, Reader] = {
     "align_anything": align_anything.read,
     "easy_vqa": easy_vqa.read,
     "hh_rlhf": hh_rlhf.read,
+    "intermt": intermt.read,
     "label_studio": label_studio.read,
     "sharegpt": sharegpt.read,
     "trl": trl.read,
@@ -34,6 +36,7 @@ _CLAIMS = {
     "align_anything": align_anything.claims,
     "label_studio": label_studio.claims,
     "hh_rlhf": hh_rlhf.claims,
+    "intermt": intermt.claims,
     "sharegpt": sharegpt.claims,
     "trl": trl.claims,
 }

@@ -1,4 +1,7 @@
-"""Any table with a column map: `prompt=question, chosen=good_answer, ...`."""
+"""Any table with a column map: `prompt=question, chosen=good_answer, ...`.
+
+Several columns of text are one when joined, `prompt=passage+question`: a blank between.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,15 @@ def reader(column_map: Sequence[str]) -> Callable[[Mapping[str, Any], str], Exam
             raise ValueError(
                 f"column map {item!r}: write OURS=THEIRS with OURS one of {KNOWN}."
             )
-        names[ours] = theirs
+        names[ours] = theirs.split("+")
 
     def read(row: Mapping[str, Any], id: str) -> Example:
-        renamed = {ours: common.need(row, theirs) for ours, theirs in names.items()}
-        return trl.read(common.rest(row, names.values()) | renamed, id)
+        renamed = {}
+        for ours, theirs in names.items():
+            values = [common.need(row, column) for column in theirs]
+            one = len(values) == 1
+            renamed[ours] = values[0] if one else " ".join(map(str, values))
+        used = [column for theirs in names.values() for column in theirs]
+        return trl.read(common.rest(row, used) | renamed, id)
 
     return read

@@ -1,0 +1,144 @@
+"""What answers the prompts of a rollout, and what the trainer says of the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from alanything_jax.data.prompts import Prompt
+from alanything_jax.generation import external
+from alanything_jax.generation.decode import Completion, generate_tokens
+from alanything_jax.generation.generate import eos_ids
+from alanything_jax.models import lora
+from alanything_jax.models.params import unflatten
+from alanything_jax.ops import policy
+from alanything_jax.sharding import pjit
+from alanything_jax.training import reference, rollout, rollout_file
+from alanything_jax.training.prepare import Prepared
+from alanything_jax.training.step import Flat, run_role
+
+
+def served(
+    prepared: Prepared, options: rollout.Rollout, params: Flat, version: int
+) -> rollout.Complete:
+    """Answers by `options.engine`, once it serves these parameters under this version.
+
+    Raises ValueError: prompts with media, or answers of another kind than text, which the
+    engines' servers do not take; external.EngineError: it fails, or serves others.
+    """
+    tree, program = unflatten(params), prepared.program
+    if program.config.grammar is not None and program.config.grammar.blocks:
+        raise ValueError(
+            f"rollout.engine {options.engine.url} says text alone, and this model more: "
+            "leave rollout.engine out, and the answers are made here."
+        )
+    merged = tree[program.trained]
+    if "lora" in tree:
+        merged = lora.merge(merged, tree["lora"], program.lora.scale)
+    weights = jax.tree.map(pjit.fetch, merged)
+    bundle = dataclasses.replace(prepared.bundle, params=weights)
+    external.push(options.engine, bundle, version)
+
+    def complete(groups, samples, seed):
+        media = [group.id for group in groups if group.prompt_soft is not None]
+        if media:
+            raise ValueError(
+                f"prompts {media[:3]} hold media, which rollout.engine does not take: "
+                "leave rollout.engine out, and the answers are made here."
+            )
+        return external.complete(
+            options.engine,
+            [group.prompt for group in groups],
+            version=version,
+            vocab_size=program.config.vocab_size,
+            samples=samples,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling,
+            seed=seed,
+            eos_ids=eos_ids(prepared.bundle),
+        )
+
+    return complete
+
+
+def own(prepared: Prepared, options: rollout.Rollout, params: Flat) -> rollout.Complete:
+    """Answers by the policy of these parameters, where they lie."""
+    tree, program = unflatten(params), prepared.program
+    grammar = program.config.grammar
+    block = None if options.output == "text" else grammar.block(options.output)
+
+    def complete(groups, samples, seed):
+        made = generate_tokens(
+            tree[program.trained],
+            program.config,
+            [group.prompt for group in groups],
+            soft=[group.prompt_soft for group in groups],
+            samples=samples,
+            slots=options.slots,
+            max_new_tokens=block.total if block else options.max_new_tokens,
+            sampling=options.sampling,
+            eos_ids=eos_ids(prepared.bundle),
+            seed=seed,
+            lora=tree.get("lora"),
+            lora_scale=program.lora.scale if program.lora else 1.0,
+        )
+        if block:
+            return [_block(block, completion) for completion in made]
+        prompts = [group.prompt for group in groups for _ in range(samples)]
+        pairs = zip(made, prompts, strict=True)
+        return [rollout.whole(completion, p, grammar) for completion, p in pairs]
+
+    return complete
+
+
+def _block(block, completion):
+    """The codes of the one medium that was asked for."""
+    count = block.fits(completion.tokens) + block.stop
+    return Completion(completion.tokens[:count], completion.logps[:count], True)
+
+
+def record(
+    prepared: Prepared,
+    options: rollout.Rollout,
+    params: Flat,
+    prompts: Sequence[Prompt],
+    rolled: rollout_file.Rolled,
+) -> rollout_file.Rolled:
+    """The rollout with what its recorded roles say of every token."""
+    program = prepared.program
+    groups = rollout.encode(rolled, options, prompts, program.config.grammar)
+    plain = dataclasses.replace(prepared.layout, numbers=())
+    out = {}
+
+    def over_tokens(read: Callable[[Flat, Any], jax.Array]):
+        def forward(batch):
+            placed = pjit.place_batch(batch, prepared.mesh, prepared.rules, whole=True)
+            return pjit.fetch(read(params, placed))
+
+        return reference.compute(forward, groups, plain)
+
+    for role in program.recorded:
+        if role.startswith("old_"):
+            out[role] = over_tokens(_reader(program, role.removeprefix("old_")))
+        elif role == "old" and options.recompute:
+            out[role] = over_tokens(_reader(program, program.trained))
+        else:
+            out[role] = rolled.logps
+    return dataclasses.replace(rolled, recorded=out)
+
+
+@functools.lru_cache(maxsize=16)
+def _reader(program, role):
+    """Compiled: what a role says of every token, values where they are foreseen."""
+
+    def read(params, batch):
+        found = run_role(program, role, params, batch)
+        if program.algorithm.roles[role] == "logps":
+            return found.logps
+        return policy.before(found.scores, batch)
+
+    return jax.jit(read)
