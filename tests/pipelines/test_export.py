@@ -13,6 +13,7 @@ import transformers
 import alanything_jax
 from alanything_jax import experiment as recipes
 from alanything_jax import hub
+from alanything_jax.algorithms.base import scores_trained
 from alanything_jax.hub.source import tiny_bundle
 from alanything_jax.hub.verify import verify
 from alanything_jax.models.families import FAMILIES
@@ -26,6 +27,7 @@ FAST = ("dpo_llama3_8b", "critique_qwen3_8b", "reward_anything_8b")
 
 def param(path):
     slow = "_8b" in path.stem and path.stem not in FAST
+    slow |= path.stem in ("grpo_playground", "simpo_smollm2", "kto_smollm2")
     return pytest.param(path, id=path.stem, marks=pytest.mark.slow if slow else ())
 
 
@@ -50,7 +52,7 @@ def run(request, tmp_path_factory):
 
 
 def scoring(recipe):
-    return "scores" in recipe.algorithm.roles.values()
+    return scores_trained(recipe.algorithm)
 
 
 def architecture(recipe):
@@ -78,7 +80,9 @@ def outputs(model):
 def test_every_recipe_trains_and_its_export_is_sound(run):
     recipe, trained, out = run
     lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    # What learns from its own answers holds no data out, and begins at step 1.
+    first = 0 if recipe.rollout is None else 1
+    assert [line["step"] for line in lines] == [*range(first, 4)]
     assert all(np.isfinite(list(line.values())).all() for line in lines)
     checks = verify(out)
     assert checks and all(check.passed for check in checks), checks
