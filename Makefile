@@ -42,7 +42,7 @@ plans: .venv/.test
 	$(BIN)/python benchmarks/plans.py
 
 bench: .venv/.test
-	$(BIN)/python benchmarks/dpo_vs_trl.py
+	for b in dpo_vs_trl grpo_vs_trl generate_vs_hf; do $(BIN)/python benchmarks/$$b.py || exit; done
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info

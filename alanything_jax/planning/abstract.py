@@ -138,6 +138,8 @@ def _is_array(x):
 def _parameters(experiment, program, model, mesh, table):
     """Abstract trainable and frozen arrays, and the rates of those that train, as
     `training.prepare.partition` has them."""
+    if experiment.teacher is not None:
+        raise ValueError("no plan yet of recipes with a teacher of its own size.")
     scoring = scores_trained(program.algorithm)
     specs, role = flatten(model.specs(scoring)), program.trained
     dtype = jnp.dtype(experiment.model.param_dtype)

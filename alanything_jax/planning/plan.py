@@ -311,7 +311,8 @@ def _flops(parts, tokens):
         if path.startswith(f"{program.trained}/")
     }
     number = flops.active(cfg, sizes)
-    rate = 6 if program.lora is None else 4
+    # Of every role that trains: value models are of the policy's size.
+    rate = (6 if program.lora is None else 4) * len(program.algorithm.trains)
     if program.reference != "cached":
         rate += 2 * len(program.frozen_roles)
     model = flops.of_model(cfg, number, tokens, pairs * rows * parts.microbatches, rate)

@@ -218,13 +218,20 @@ class Level:
 
 
 @pytest.mark.parametrize(
-    "kind", ["image", *(pytest.param(k, marks=SLOW) for k in ("audio", "video"))]
+    "kind, algorithm",
+    [
+        ("image", GRPO()),
+        ("image", DPO()),
+        *(pytest.param(kind, GRPO(), marks=SLOW) for kind in ("audio", "video")),
+    ],
 )
-def test_a_step_by_a_reward_of_what_was_drawn(kind, tmp_path):
-    """Answers that are one medium, scored by their pixels or samples."""
-    level = Rewards((Term("level", Level()),))
-    made = recipe(steps=1, output=kind, rewards=level)
-    made = CHANGE(made, compute=CHANGE(made.compute, row_tokens=128))
+def test_a_step_by_a_reward_of_what_was_drawn(kind, algorithm, tmp_path):
+    """Answers that are one medium, scored by their pixels or samples: RL, and DPO of the
+    brightest picture against the darkest."""
+    level, pairs = Rewards((Term("level", Level()),)), isinstance(algorithm, DPO)
+    made = recipe(steps=1, output=kind, rewards=level, best_and_worst=pairs)
+    compute = CHANGE(made.compute, row_tokens=128)
+    made = CHANGE(made, algorithm=algorithm, compute=compute)
     run = online.train(made, tmp_path, quiet)
     rolled = rollout_file.load(run.rollouts / "000000.npz")
     assert rolled.finished.all() and lines(run.path)[0]["grad_norm"] > 0
@@ -292,3 +299,13 @@ def test_a_server_of_older_weights_stops_the_run(engine, tmp_path):
     engine.deaf = True
     with pytest.raises(StalePolicy, match="0"):
         online.train(served_by(engine, tmp_path), tmp_path / "run", quiet)
+
+
+def test_an_answer_that_never_ends_may_be_kept_out_of_the_loss(tmp_path):
+    """DAPO's overlong filter: it counts among its group's rewards, and is not learnt."""
+    masked = recipe(steps=1, overlong="mask", max_new_tokens=4)
+    run = online.train(masked, tmp_path / "mask", quiet)
+    rolled = rollout_file.load(run.rollouts / "000000.npz")
+    assert not rolled.finished.any()
+    (line,) = lines(run.path)
+    assert line["loss"] == 0.0 and line["grad_norm"] == 0.0 and line["reward"] != 0.0
