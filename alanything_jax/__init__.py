@@ -26,14 +26,15 @@ def train(experiment: Any, run_dir: Any = None, say: Any = print) -> Any:
 def evaluate(recipe: Any, run_dir: Any = None, say: Any = print) -> dict[str, Any]:
     """What a recipe measures: a run's held-out accuracy, a benchmark, an arena.
 
-    See `pipelines.evaluate`, `eval_answers`, `eval_anything`, `eval_playground`, `arena`
-    and `study`.
+    See `pipelines.evaluate`, `eval_answers`, `eval_anything`, `eval_playground`, `arena`,
+    `harness` and `study`.
     """
     from alanything_jax.pipelines import (
         arena,
         eval_answers,
         eval_anything,
         eval_playground,
+        harness,
         study,
     )
     from alanything_jax.pipelines import evaluate as pipeline
@@ -44,6 +45,8 @@ def evaluate(recipe: Any, run_dir: Any = None, say: Any = print) -> dict[str, An
         return eval_playground.evaluate_playground(recipe, run_dir, say)
     if isinstance(recipe, eval_answers.AnswerEval):
         return eval_answers.evaluate_answers(recipe, run_dir, say)
+    if isinstance(recipe, harness.Harness):
+        return harness.evaluate_harness(recipe, run_dir, say)
     if isinstance(recipe, study.Study):
         return study.study(recipe, run_dir, say)
     if isinstance(recipe, eval_anything.AMU):

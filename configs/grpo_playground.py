@@ -6,7 +6,6 @@ alanything train configs/grpo_playground.py
 from alanything_jax.algorithms.grpo import GRPO
 from alanything_jax.data.groups import Data
 from alanything_jax.experiment import Experiment, Train
-from alanything_jax.generation.sampler import Sampling
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.playground.oracle import Oracle
 from alanything_jax.rewards.combine import Rewards, Term
@@ -22,15 +21,15 @@ def config() -> Experiment:
         model=ModelSource(path="runs/demo/base/export", compute_dtype="mixed"),
         data=Data("playground:prompts/2048/7"),
         algorithm=GRPO(kl_weight=0.02),
-        optimizer=Optimizer(learning_rate=2e-4, warmup_steps=5, b2=0.98),
-        train=Train(steps=100, groups_per_step=16, checkpoint_every=25),
+        optimizer=Optimizer(learning_rate=5e-4, warmup_steps=5, b2=0.98),
+        train=Train(steps=150, groups_per_step=16, checkpoint_every=50),
         compute=Compute(row_tokens=512, rows_per_microbatch=16, attention="blockwise"),
         reference="live",
         rollout=Rollout(
             rewards=Rewards((Term("oracle", Oracle()),)),
             samples=8,
             max_new_tokens=48,
-            sampling=Sampling(),
+            report_by="goal.task",
             slots=128,
         ),
     )

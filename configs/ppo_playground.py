@@ -1,6 +1,7 @@
 """PPO against a reward model that was trained here, in every modality.
 
-alanything train configs/reward_playground.py && alanything export runs/reward_playground
+alanything train configs/reward_playground.py
+alanything export runs/reward_playground runs/reward_playground/export
 alanything train configs/ppo_playground.py
 """
 
@@ -40,6 +41,7 @@ def config() -> Experiment:
             passes=2,
             minibatches=2,
             max_new_tokens=48,
+            report_by="goal.task",
             slots=128,
         ),
     )

@@ -30,7 +30,7 @@ from alanything_jax.hub.source import ModelSource, load_model
 from alanything_jax.pipelines import llf_stages as stages
 from alanything_jax.pipelines.export import export
 from alanything_jax.sharding import distributed
-from alanything_jax.training.loop import train
+from alanything_jax.training import loop, online
 from alanything_jax.training.run_dir import write_json
 
 Verify = Literal["critic", "reward", "rule", "none"]
@@ -167,7 +167,8 @@ def trained(
 ) -> ModelSource:
     """Train a recipe and export it, or find that done; the export as a source."""
     if not (run / "export").exists():
-        train(experiment, run, say)
+        by = loop if experiment.rollout is None else online
+        by.train(experiment, run, say)
         export(run, run / "export")
     distributed.wait()
     return dataclasses.replace(experiment.model, path=str(run / "export"), sha256="")

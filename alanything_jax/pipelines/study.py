@@ -17,12 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alanything_jax import experiment as recipes
 from alanything_jax import hub
 from alanything_jax.algorithms.sft import SFT
 from alanything_jax.evaluation import playground as scores
 from alanything_jax.hub.source import ModelSource
 from alanything_jax.pipelines import study_pairs, study_report
 from alanything_jax.pipelines.llf import LLF, llf, trained
+from alanything_jax.rewards.combine import Rewards, Term
+from alanything_jax.rewards.model import TrainedReward
 from alanything_jax.training.run_dir import write_aside, write_json
 
 Say = Callable[[str], None]
@@ -35,6 +38,8 @@ class Study:
 
     Attributes:
       llf: the recipe whose base, critic, prompts and alignment all arms share.
+      reward, online: of arms whose names end with `_ppo`: the reward model that their
+        pairs train, and the rollouts that learn from it.
       arms: names of `study_pairs.ARMS`; "base" is always there.
       pairs: pairs of every arm; arms that find fewer say so in the table.
       prompts: new prompts, of combinations that no training prompt has.
@@ -42,6 +47,8 @@ class Study:
     """
 
     llf: LLF
+    reward: recipes.Experiment | None = None
+    online: recipes.Experiment | None = None
     name: str = "study_llf"
     arms: tuple[str, ...] = tuple(study_pairs.ARMS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -57,11 +64,17 @@ class Study:
             raise ValueError(
                 f"the study has no arms {unknown}; it has {sorted(study_pairs.ARMS)}."
             )
+        online = [arm for arm in self.arms if arm.endswith("_ppo")]
+        if online and not self.quick and (self.reward is None or self.online is None):
+            raise ValueError(f"arms {online} need study.reward and study.online.")
 
     def tiny(self) -> Study:
         """The same on small models and few prompts, to see that it works."""
+        small = {name: getattr(self, name) for name in ("reward", "online")}
+        small = {name: made and recipes.tiny(made) for name, made in small.items()}
+        whole = self.llf.tiny()
         return dataclasses.replace(
-            self, llf=self.llf.tiny(), seeds=(0,), pairs=16, prompts=16
+            self, llf=whole, **small, seeds=(0,), pairs=16, prompts=16
         )
 
 
@@ -126,7 +139,10 @@ def _run_arm(recipe, arm, seed, base: ModelSource, critic, home: Path, say: Say)
         else:
             path = make(whole, home, say, **settings)
             facts = study_pairs.facts(path)
-            policy = trained(_align(whole, arm, path), home / "align", say).path
+            if arm.endswith("_ppo"):
+                policy = _by_reward(recipe, base, seed, path, home, say)
+            else:
+                policy = trained(_align(whole, arm, path), home / "align", say).path
     bundle = hub.load(policy)
     prompts = scores.test_prompts(recipe.prompts, recipe.prompt_seed, recipe.split)
     out: dict[str, Any] = {"pairs": facts}
@@ -142,6 +158,18 @@ def _run_arm(recipe, arm, seed, base: ModelSource, critic, home: Path, say: Say)
         out[name] = [round(float(v), 6) for v in found.values]
         out["tasks"] = list(found.tasks)
     return out
+
+
+def _by_reward(recipe, base: ModelSource, seed, path, home: Path, say: Say) -> str:
+    """Train a reward model on an arm's pairs, and the policy against it."""
+    change = dataclasses.replace
+    data = change(recipe.reward.data, path=str(path), heldout_path=None)
+    reward = change(recipe.reward, model=base, seed=seed, data=data)
+    judge = trained(reward, home / "reward", say)
+    score = Rewards((Term("reward", TrainedReward(judge), batched=True),))
+    rollout = change(recipe.online.rollout, rewards=score)
+    online = change(recipe.online, model=base, value=judge, seed=seed, rollout=rollout)
+    return trained(online, home / "online", say).path
 
 
 def _align(whole: LLF, arm: str, path: str | Path):

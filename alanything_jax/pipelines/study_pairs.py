@@ -152,6 +152,8 @@ ARMS: dict[str, tuple[Maker | None, dict[str, Any]]] = {
     "llf_verified": (None, {"verify": "critic"}),
     "llf_oracle": (None, {"verify": "none", "feedback": oracle.feedback}),
     "llf_two_rounds": (None, {"verify": "none", "rounds": 2}),
+    # A reward model of the pairs, and PPO against it.
+    "llf_verified_ppo": (feedback_pairs, {"verify": "critic"}),
     **{
         f"llf{percent}_binary10": (mixed, {"share": percent / 100, "error": 0.1})
         for percent in (25, 50, 75)

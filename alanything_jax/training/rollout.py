@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class Rollout:
         further prompts, `max_rounds` times at most (DAPO's dynamic sampling).
       overlong: a response that was cut off is learnt from ("keep"), or only counted among
         its group's rewards ("mask").
+      report_by: a field of the record, such as `goal.task`, by whose values rewards are
+        reported apart, too.
       best_and_worst: keep these two of each group, the best as the chosen one: DPO and
         its like then learn online.
       ptx: groups to imitate beside the rollouts, as many a step as `ptx_groups`.
@@ -70,6 +72,7 @@ class Rollout:
     dynamic: bool = False
     max_rounds: int = 4
     overlong: Literal["keep", "mask"] = "keep"
+    report_by: str = ""
     best_and_worst: bool = False
     ptx: Data | None = None
     ptx_groups: int = 0
@@ -163,6 +166,12 @@ def collect(
     }
     names = kept[0].terms
     facts |= {f"reward/{n}": _mean([g.terms[n] for g in kept]) for n in names}
+    if rollout.report_by:
+        apart: dict[str, list[np.ndarray]] = {}
+        for g in kept:
+            value = field(prompts[g.place].record, rollout.report_by)
+            apart.setdefault(value, []).append(g.rewards)
+        facts |= {f"reward_of/{name}": _mean(apart[name]) for name in sorted(apart)}
     rolled = Rolled(
         number=number,
         cursor=cursor,
@@ -197,6 +206,22 @@ class _Group:
         """Some response has another reward than another."""
         known = self.rewards[np.isfinite(self.rewards)]
         return len(known) > 1 and known.min() < known.max()
+
+
+def field(record: Mapping[str, Any], dotted: str) -> str:
+    """A record's value at a name such as `goal.task`.
+
+    Raises KeyError: it has none.
+    """
+    value: Any = record
+    for name in dotted.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise KeyError(
+                f"rollout.report_by={dotted}: record {record.get('id')!r} has "
+                f"no {name!r}; it has {sorted(value)}."
+            )
+        value = value[name]
+    return str(value)
 
 
 def _mean(values):

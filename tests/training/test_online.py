@@ -96,6 +96,10 @@ def test_every_prompt_of_a_pass_is_seen_once(tmp_path):
         ids = [rolls.step(number, state).ids for number in (1, 2, 3, 4)]
     first, second = sorted(ids[0] + ids[1]), sorted(ids[2] + ids[3])
     assert first == second and len(set(first)) == 4
+    facts = rolls.current[0].facts
+    apart = {name for name in facts if name.startswith("reward_of/")}
+    tasks = {prompts[p].record["goal"]["task"] for p in rolls.current[0].places}
+    assert apart == {f"reward_of/{task}" for task in tasks}
     size = len(prompts)
     seen = [
         p for n in range(6) for p in rollout.order(0, n * size // 3, size // 3, size)
