@@ -60,6 +60,9 @@ setup(
         "tpu": ["jax[tpu]"],
         "media": ["av"],
         "math": ["math-verify"],
+        "harness": ["lm_eval>=0.4.13"],
+        # Its evaluator imports a module that filelock 4 no longer has.
+        "lmms": ["lmms-eval>=0.7.3", "filelock<4"],
         "test": [
             "hypothesis",
             "ipykernel",

@@ -25,7 +25,7 @@ def config() -> Experiment:
         model=ModelSource(path="runs/demo/base/export", compute_dtype="mixed"),
         value=judge,
         data=Data("playground:prompts/2048/7"),
-        algorithm=PPO(kl_weight=0.02),
+        algorithm=PPO(kl_weight=0.1),
         optimizer=Optimizer(learning_rate=2e-4, warmup_steps=5, b2=0.98),
         train=Train(steps=200, groups_per_step=16, checkpoint_every=50),
         compute=Compute(row_tokens=512, rows_per_microbatch=8, attention="blockwise"),

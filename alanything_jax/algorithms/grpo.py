@@ -83,6 +83,7 @@ class GRPO:
     def loss(self, batch, outputs):
         """Terms `policy` and `kl`."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
+        fixed = policy.reference(outputs)
         gap = logps - old
         if self.importance == "response":
             mean = masked.response_sum(gap, batch) / masked.lengths(batch)
@@ -98,7 +99,6 @@ class GRPO:
             "policy": masked.Term(1.0, *policy.average(losses * weight, *how)),
         }
         if self.kl_weight:
-            fixed = jax.lax.stop_gradient(outputs["reference"].logps)
             distance = policy.k3(logps, fixed)
             terms["kl"] = masked.Term(self.kl_weight, *policy.average(distance, *how))
-        return terms, policy.metrics(batch, logps, old, weight, cut, mask)
+        return terms, policy.metrics(batch, logps, old, weight, cut, mask, fixed)

@@ -92,6 +92,7 @@ class PPO:
     def loss(self, batch, outputs):
         """Terms `policy`, `value`, and where they count `kl` and `ptx`."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
+        fixed = policy.reference(outputs)
         losses, cut = policy.clipped(
             jnp.exp(logps - old),
             batch.numbers["advantage"],
@@ -109,14 +110,13 @@ class PPO:
             "value": masked.Term(self.value_weight, *masked.mean(missed, mask)),
         }
         if self.kl_weight and self.kl_in == "loss":
-            fixed = jax.lax.stop_gradient(outputs["reference"].logps)
             distance = policy.k3(logps, fixed)
             terms["kl"] = masked.Term(self.kl_weight, *policy.average(distance, *how))
         if self.ptx_weight:
             shown = jnp.broadcast_to(batch.numbers["ptx"][:, None], batch.table.shape)
             imitated = policy.of_tokens(shown.reshape(-1), batch) > 0
             terms["ptx"] = masked.Term(self.ptx_weight, *masked.mean(-logps, imitated))
-        return terms, policy.metrics(batch, logps, old, weight, cut, mask) | {
+        return terms, policy.metrics(batch, logps, old, weight, cut, mask, fixed) | {
             "value": masked.mean(values, mask),
             "returns": masked.mean(returns, mask),
         }

@@ -68,6 +68,7 @@ class Reinforce:
     def loss(self, batch, outputs):
         """Term `policy` per token."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
+        fixed = policy.reference(outputs)
         losses, cut = policy.clipped(
             jnp.exp(logps - old),
             batch.numbers["advantage"],
@@ -79,4 +80,4 @@ class Reinforce:
         mask = batch.numbers["kept"] > 0
         how = (mask, batch, self.average, self.max_tokens)
         terms = {"policy": masked.Term(1.0, *policy.average(losses * weight, *how))}
-        return terms, policy.metrics(batch, logps, old, weight, cut, mask)
+        return terms, policy.metrics(batch, logps, old, weight, cut, mask, fixed)

@@ -66,6 +66,7 @@ class RLOO:
     def loss(self, batch, outputs):
         """Term `policy` per response."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
+        fixed = policy.reference(outputs)
         ratio = jnp.exp(masked.response_sum(logps - old, batch))
         losses, cut = policy.clipped(
             ratio,
@@ -80,4 +81,4 @@ class RLOO:
         terms = {"policy": masked.Term(1.0, *masked.mean(losses * mean, kept))}
         mask = batch.scored & policy.of_tokens(kept, batch)
         cut = policy.of_tokens(cut, batch)
-        return terms, policy.metrics(batch, logps, old, weight, cut, mask)
+        return terms, policy.metrics(batch, logps, old, weight, cut, mask, fixed)

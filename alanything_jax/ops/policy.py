@@ -6,7 +6,8 @@ NaN is a response without one: it takes no part in anything.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,13 @@ def at_ends(rewards: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     return jnp.where(is_last(batch), of_tokens(values, batch), 0.0), mask
 
 
+def reference(outputs: Mapping[str, Any]) -> jax.Array | None:
+    """The reference's log-probs [B, T], without gradient; None where it is not read."""
+    if "reference" not in outputs:
+        return None
+    return jax.lax.stop_gradient(outputs["reference"].logps)
+
+
 def metrics(
     batch: Batch,
     logps: jax.Array,
@@ -159,15 +167,18 @@ def metrics(
     weight: jax.Array,
     cut: jax.Array,
     mask: jax.Array,
+    reference: jax.Array | None = None,
 ) -> dict[str, Mean]:
     """What every policy gradient reports.
 
     The reward per response; over tokens in `mask`: `entropy` as estimated by -log p of
-    what was sampled, `kl_old` the distance to the policy that the ratios are against,
-    `clipped`, and the importance `weight` of the sampler.
+    what was sampled, `kl` and `kl_old` the distances to the reference, where there is
+    one, and to the policy that the ratios are against, `clipped`, and the importance
+    `weight` of the sampler.
     """
     rewards, kept = of_responses(batch.numbers["reward"], batch.table)
-    return {
+    far = {} if reference is None else {"kl": masked.mean(k3(logps, reference), mask)}
+    return far | {
         "reward": masked.mean(rewards, kept),
         "entropy": masked.mean(-logps, mask),
         "kl_old": masked.mean(k3(old, logps), mask),

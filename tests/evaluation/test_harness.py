@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from alanything_jax import evaluate, hub
-from alanything_jax.data.byte_tokenizer import byte_tokenizer
-from alanything_jax.evaluation import harness
+from alanything_jax.data.byte_tokenizer import CHATML, byte_tokenizer
+from alanything_jax.evaluation import harness, harness_calls
 from alanything_jax.hub.tiny import random_bundle, text_config
 from alanything_jax.pipelines.harness import Harness
 
@@ -33,6 +33,19 @@ def printable(bundle):
     )
 
 
+def with_begin():
+    """A tokenizer that puts a token before every text, as Llama's do."""
+    from tokenizers import processors
+
+    begin = "<|endoftext|>"
+    tokenizer = byte_tokenizer("{{ bos_token }}" + CHATML)
+    tokenizer.add_special_tokens({"bos_token": begin})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A directory with `model`, and `tasks` whose right answers are partly its own."""
@@ -40,7 +53,7 @@ def folder(tmp_path_factory):
     from lm_eval.models.huggingface import HFLM
 
     root = tmp_path_factory.mktemp("harness")
-    tokenizer = byte_tokenizer()
+    tokenizer = with_begin()
     config = text_config("llama", tokenizer, 320, (64, 2, 4, 2), "float32")
     config |= {"tie_word_embeddings": False, "max_position_embeddings": POSITIONS}
     config |= {"architectures": ["LlamaForCausalLM"]}
@@ -49,7 +62,12 @@ def folder(tmp_path_factory):
         root / "model",
     )
     hf = HFLM(str(root / "model"), device="cpu", batch_size=4)
-    questions = ["Is ice cold?", "What is 2 + 3? ", "Name a prime.", "x" * 120]
+    questions = [
+        "Is ice cold?",
+        "What is 2 + 3? ",
+        "Name a prime.",
+        " ".join(map(str, range(50))),
+    ]
     said = greedy(hf, questions)
     rows = {
         # The second's context ends in a space, which lm_eval moves to the choices.
@@ -119,7 +137,11 @@ def greedy(hf, questions):
     out = []
     for question in questions:
         ids = torch.tensor([hf.tok_encode(question)[-(POSITIONS - 20) :]])
-        new = hf.model.generate(ids, max_new_tokens=20, do_sample=False)
+        # Left to guess, it would mask the first token, which is its pad token too.
+        mask = torch.ones_like(ids)
+        new = hf.model.generate(
+            ids, attention_mask=mask, max_new_tokens=20, do_sample=False
+        )
         out.append(hf.tok_decode(new[0, ids.shape[1] :].tolist()))
     return out
 
@@ -170,11 +192,63 @@ def test_each_sample_is_as_of_their_own_model(folder, ours, chat):
     print(f"log-likelihoods differ by {apart:.1e} at most")
 
 
+def test_what_a_template_begins_with_is_not_put_twice(folder, ours):
+    history = [{"role": "user", "content": "Hello"}]
+    text = ours.apply_chat_template(history)
+    assert text == folder[1].apply_chat_template(history)
+    for some in (text, "Hello", ""):
+        ids = ours.tok_encode(some)
+        assert ids == folder[1].tok_encode(some)
+        assert ids.count(ours.prefix_token_id) == 1
+
+
+def test_answers_that_are_drawn(folder, ours):
+    from lm_eval.api.instance import Instance
+
+    how = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
+    asks = [
+        Instance("generate_until", {}, ("Name a prime.", how | more), n)
+        for n, more in enumerate(({}, {"until": "\n", "do_sample": False}, {}))
+    ]
+    said = ours.generate_until(asks, disable_tqdm=True)
+    assert said[0] != said[2] and said == ours.generate_until(asks, disable_tqdm=True)
+    other = harness.lm_eval_model(hub.load(folder[0] / "model"), seed=1)
+    again = other.generate_until(asks, disable_tqdm=True)
+    assert again[1] == said[1] and again[0] != said[0]
+
+
+def test_a_special_token_may_end_an_answer(folder, monkeypatch):
+    seen = {}
+    bundle = hub.load(folder[0] / "model")
+    how = harness_calls.asked({"until": ["", "<|im_start|>"], "max_gen_toks": 8})
+    monkeypatch.setattr(
+        harness_calls, "generate_tokens", lambda *_, **given: seen.update(given) or []
+    )
+    harness_calls.continuations(bundle, [[1]], how)
+    encode = bundle.tokenizer.encode
+    assert (
+        seen["stop"](np.array(encode("ab<|im_start|>c", add_special_tokens=False))) == 3
+    )
+    assert seen["stop"](np.array(encode("abc"))) is None
+
+
+@pytest.mark.parametrize("context", [[5], [1, 2, 3], [7, 8]])
+def test_of_all_tokens_one_is_the_likeliest(folder, context):
+    bundle = hub.load(folder[0] / "model")
+    inputs = bundle.model.inputs(input_ids=np.array([context]))
+    logits = np.asarray(bundle.model.logits(bundle.params, inputs))[0, -1]
+    # More than fit beside one prompt.
+    pairs = [(context, [n]) for n in range(len(logits))]
+    logps, best = zip(*harness_calls.loglikelihoods(bundle, pairs), strict=True)
+    assert np.flatnonzero(best).tolist() == [logits.argmax()]
+    assert np.exp(logps).sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_contexts_are_computed_once(ours, monkeypatch):
     seen = []
-    lay_out = harness.packing.lay_out
+    lay_out = harness_calls.packing.lay_out
     monkeypatch.setattr(
-        harness.packing, "lay_out", lambda g, *a: seen.append(g) or lay_out(g, *a)
+        harness_calls.packing, "lay_out", lambda g, *a: seen.append(g) or lay_out(g, *a)
     )
     pairs = [([1, 2, 3], [n]) for n in range(9)] + [([4], [5, 6])]
     got = ours._loglikelihood_tokens([(None, *p) for p in pairs], disable_tqdm=True)
@@ -199,15 +273,17 @@ def test_the_recipe_writes_results(folder, tmp_path, capsys):
 
 
 def test_what_is_asked_of_generation():
-    read = harness.asked({"until": "\n", "max_gen_toks": 5, "top_p": 0})
+    read = harness_calls.asked({"until": "\n", "max_gen_toks": 5, "top_p": 0})
     assert read.until == ("\n",) and read.max_new_tokens == 5
     assert read.sampling.temperature == 0 and read.sampling.top_p == 1
-    read = harness.asked({"do_sample": True, "top_p": 0.9, "num_beams": 1})
+    read = harness_calls.asked({"do_sample": True, "top_p": 0.9, "num_beams": 1})
     assert (read.sampling.temperature, read.sampling.top_p) == (1, 0.9)
-    cold = harness.asked({"do_sample": False, "temperature": 0.7, "max_tokens": 3})
+    cold = harness_calls.asked(
+        {"do_sample": False, "temperature": 0.7, "max_tokens": 3}
+    )
     assert cold.sampling.temperature == 0 and cold.max_new_tokens == 3
     with pytest.raises(ValueError, match="no beams"):
-        harness.asked({"num_beams": 4})
+        harness_calls.asked({"num_beams": 4})
 
 
 @pytest.mark.parametrize("pair", [([], [1]), ([1], []), ([1], [2] * (POSITIONS + 1))])
@@ -218,6 +294,8 @@ def test_a_pair_that_cannot_be_read(ours, pair):
 
 def test_no_room_for_a_prompt(ours):
     with pytest.raises(ValueError, match="leave no room"):
-        harness.continuations(
-            hub.load(ours.tokenizer_name.replace("__", "/")), [[1]], harness.asked({})
+        harness_calls.continuations(
+            hub.load(ours.tokenizer_name.replace("__", "/")),
+            [[1]],
+            harness_calls.asked({}),
         )
