@@ -106,6 +106,15 @@ def write(stores, new, at):
     )
 
 
+def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """table[ids] of a table [V, D], as bits, so without a gradient.
+
+    In a loop XLA for CPU would make a float32 copy of the whole table of bfloat16.
+    """
+    bits = jax.lax.bitcast_convert_type(table, f"uint{8 * table.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jnp.take(bits, ids, axis=0), table.dtype)
+
+
 def attend(
     q: jax.Array, parts: Sequence[tuple[jax.Array, jax.Array, jax.Array]]
 ) -> jax.Array:

@@ -146,10 +146,11 @@ def hidden(
 
 
 def embed(
-    params: dict, cfg: DecoderConfig, tokens: jax.Array, compute_dtype: Any
+    params: dict, cfg: DecoderConfig, tokens: jax.Array, compute_dtype: Any, loop=False
 ) -> jax.Array:
-    """Token ids [B, T] -> [B, T, D]."""
-    x = jnp.take(params["embed"]["text"]["table"], tokens, axis=0)
+    """Token ids [B, T] -> [B, T, D]; `loop`: as `cache.lookup`."""
+    table = params["embed"]["text"]["table"]
+    x = caches.lookup(table, tokens) if loop else jnp.take(table, tokens, axis=0)
     if cfg.embed_scale is not None:
         # The factor is rounded as the table is: checkpoints were trained so.
         x = x * jnp.asarray(cfg.embed_scale, x.dtype)
@@ -365,7 +366,7 @@ def append(
         return caches.attend(q, parts), (keys, values)
 
     dtype, mixed = _compute(params, cache)
-    x = embed(params, cfg, tokens[:, None], dtype)
+    x = embed(params, cfg, tokens[:, None], dtype, loop=True)
     stores = (cache.k, cache.v, recent.k, recent.v)
     run = _run_unstacked if isinstance(cache.k, tuple) else _run
     x, (k, v) = run(

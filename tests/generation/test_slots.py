@@ -10,7 +10,8 @@ from alanything_jax import hub
 from alanything_jax.generation import decode, rows
 from alanything_jax.generation.decode import generate_tokens
 from alanything_jax.generation.sampler import Sampling
-from alanything_jax.models import decoder, lora
+from alanything_jax.models import decoder, lora, quant
+from alanything_jax.models.config import MoE
 from alanything_jax.models.grammar import Block, Grammar
 from alanything_jax.models.params import init
 from alanything_jax.sharding import mesh as meshes
@@ -126,6 +127,29 @@ def test_adapter(params):
     same(out, generate_tokens(merged, CONFIG, PROMPTS[:3], **options))
     plain = generate_tokens(params, CONFIG, PROMPTS[:3], **options)
     assert out[0].tokens.tolist() != plain[0].tokens.tolist()
+
+
+@pytest.mark.parametrize("moe", [None, MoE(4, 2, 16)])
+@pytest.mark.parametrize("written_out", [True, False])
+def test_adapter_on_integers(monkeypatch, moe, written_out):
+    """Tokens of a QLoRA base are those of its floats, experts' too."""
+    monkeypatch.setattr(rows, "unstacks", lambda: written_out)
+    cfg = dataclasses.replace(CONFIG, moe=moe)
+    specs = decoder.param_specs(cfg)
+    base = quant.quantize(toys.parameters(cfg), specs, "int8")
+    adapter = init(lora.lora_specs(specs, lora.Lora(2)), jax.random.key(5))
+    adapter = jax.tree.map(lambda x: x + 0.3, adapter)
+    options = {"max_new_tokens": BUDGETS[:3], "sampling": Sampling(0.0), "slots": 2}
+    out, want, plain = (
+        generate_tokens(p, cfg, PROMPTS[:3], lora=lora_, lora_scale=0.5, **options)
+        for p, lora_ in (
+            (base, adapter),
+            (quant.dequantize(base), adapter),
+            (base, None),
+        )
+    )
+    same(out, want)
+    assert out[1].tokens.tolist() != plain[1].tokens.tolist()
 
 
 @pytest.mark.parametrize(
