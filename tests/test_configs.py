@@ -23,7 +23,9 @@ def test_a_reward_model_of_any_mixture_trains(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
 
 
-@pytest.mark.parametrize("name", ["vqa_easy.py", "vqa_easy_dpo.py"])
+@pytest.mark.parametrize(
+    "name", ["vqa_easy.py", pytest.param("vqa_easy_dpo.py", marks=pytest.mark.slow)]
+)
 def test_a_model_with_a_tower_trains(name, tmp_path):
     argv = ["train", str(ROOT / name), "--tiny", "--run-dir", str(tmp_path / "run")]
     assert main([*argv, "--train.steps", "2"]) == 0

@@ -173,6 +173,7 @@ CUT = {"mesh": ("fsdp=2", "sequence=2"), "rules": "sequence"}
 
 
 @pytest.mark.parametrize("how", ["alone", pytest.param("cut", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_packed_equals_alone_and_rows_cut_along_their_length(how):
     if how == "alone":
         alone = [toys.pack([item], 1, 32, False, ())[0][0] for item in ITEMS]

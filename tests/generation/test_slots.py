@@ -48,7 +48,13 @@ SAMPLINGS = [
 ]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(s, marks=pytest.mark.slow if n else ())
+        for n, s in enumerate(SAMPLINGS)
+    ],
+)
 def test_slots_and_samples_change_no_token(params, sampling):
     options = {"max_new_tokens": BUDGETS, "sampling": sampling, "eos_ids": [11, 2]}
     free = generate_tokens(params, CONFIG, PROMPTS, samples=3, **options)
@@ -62,6 +68,7 @@ def test_slots_and_samples_change_no_token(params, sampling):
         assert free[3].tokens.tolist() != free[4].tokens.tolist()
 
 
+@pytest.mark.slow
 def test_layers_written_out_or_scanned(params, monkeypatch):
     """The way of other devices, on this one."""
     options = {"max_new_tokens": BUDGETS, "slots": 3, "seed": 4}
@@ -70,6 +77,7 @@ def test_layers_written_out_or_scanned(params, monkeypatch):
     same(out, generate_tokens(params, CONFIG, PROMPTS, **options))
 
 
+@pytest.mark.slow
 def test_few_shapes(params):
     """However many rows come and go, little is compiled."""
     budgets = RNG.integers(1, 60, 40)
@@ -129,7 +137,9 @@ def test_adapter(params):
     assert out[0].tokens.tolist() != plain[0].tokens.tolist()
 
 
-@pytest.mark.parametrize("moe", [None, MoE(4, 2, 16)])
+@pytest.mark.parametrize(
+    "moe", [None, pytest.param(MoE(4, 2, 16), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("written_out", [True, False])
 def test_adapter_on_integers(monkeypatch, moe, written_out):
     """Tokens of a QLoRA base are those of its floats, experts' too."""
@@ -154,7 +164,10 @@ def test_adapter_on_integers(monkeypatch, moe, written_out):
 
 @pytest.mark.parametrize(
     "preset, sizes, written_out",
-    [("fsdp", ("fsdp=8",), True), ("fsdp_tensor", ("fsdp=4", "tensor=2"), False)],
+    [
+        pytest.param("fsdp", ("fsdp=8",), True, marks=pytest.mark.slow),
+        ("fsdp_tensor", ("fsdp=4", "tensor=2"), False),
+    ],
 )
 def test_live_parameters_of_a_mesh(params, monkeypatch, preset, sizes, written_out):
     monkeypatch.setattr(rows, "unstacks", lambda: written_out)

@@ -173,8 +173,16 @@ def test_place_in_the_row_means_nothing(backend):
     )
 
 
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("spans", [False, True])
+@pytest.mark.parametrize(
+    "window, spans",
+    # Both, neither; the others, too, in `make test-all`.
+    [
+        (None, False),
+        (3, True),
+        pytest.param(None, True, marks=pytest.mark.slow),
+        pytest.param(3, False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("backend", attention.BACKENDS[1:])
 def test_backend_equals_dense(backend, window, spans):
     """Forward and backward on random packed rows, with two-way spans and windows."""

@@ -146,7 +146,7 @@ def largest(compiled, kinds):
 
 @pytest.mark.parametrize(
     "kind,remat,dora",
-    [("int8", "none", True), ("nf4", "dots", True)],
+    [("int8", "none", True), pytest.param("nf4", "dots", True, marks=pytest.mark.slow)],
 )
 def test_no_floats_of_all_layers_are_made(kind, remat, dora):
     grad, adapter, params = stacked(kind, remat=remat, dora=dora)
@@ -156,6 +156,7 @@ def test_no_floats_of_all_layers_are_made(kind, remat, dora):
     assert largest(compiled, "f32|bf16|f16") < 6 * 256 * 256 / 2
 
 
+@pytest.mark.slow
 def test_floats_of_all_layers_would_be_seen():
     """The test above can fail: without `product`'s checkpoint they pile up."""
     grad, adapter, params = stacked("int8", depth=3)
@@ -168,6 +169,7 @@ def test_floats_of_all_layers_would_be_seen():
 @pytest.mark.parametrize(
     "kind,mixed", [("nf4", True), pytest.param("int8", False, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_gradients_are_those_over_the_dequantised_base(kind, mixed):
     grad, adapter, params = stacked(kind, size=64, depth=2, mixed=mixed, dora=True)
     ours, plain = grad(adapter, params), grad(adapter, quant.dequantize(params))

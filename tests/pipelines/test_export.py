@@ -24,10 +24,13 @@ CONFIGS = [p for p in FOUND if isinstance(recipes.load(p), recipes.Experiment)]
 # Small, the recipes of one family and algorithm differ little.
 FAST = ("dpo_llama3_8b", "critique_qwen3_8b", "reward_anything_8b")
 
+SLOW = ("grpo_playground", "simpo_smollm2", "kto_smollm2", "sft_smollm2")
+SLOW += ("vqa_easy", "vqa_easy_dpo", "colab_dpo", "reward_smollm2")
+
 
 def param(path):
     slow = "_8b" in path.stem and path.stem not in FAST
-    slow |= path.stem in ("grpo_playground", "simpo_smollm2", "kto_smollm2")
+    slow |= path.stem in SLOW
     return pytest.param(path, id=path.stem, marks=pytest.mark.slow if slow else ())
 
 

@@ -156,6 +156,7 @@ def test_xpk_takes_our_flags(shell):
     assert "launch.sh --here alanything train x.py" in json.dumps(pod["containers"])
 
 
+@pytest.mark.slow
 def test_gcloud_knows_our_flags(shell):
     """The real gcloud, without account and network, stops at unknown flags."""
     gcloud = shutil.which("gcloud")

@@ -271,6 +271,7 @@ def test_schedules_by_hand(schedule, end):
     np.testing.assert_allclose([rate(8), rate(13)], [middle, end], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters(tmp_path):
     model = {"compute_dtype": "bfloat16"}
     rough = train(tiny(model=model), tmp_path / "a")

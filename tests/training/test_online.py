@@ -66,7 +66,7 @@ PASSES = {"passes": 2, "minibatches": 2}
     "made",
     [
         pytest.param(lambda: recipe(PPO(kl_weight=0.1), **PASSES), id="ppo"),
-        pytest.param(lambda: recipe(lag=1, **PASSES), id="grpo-lag"),
+        pytest.param(lambda: recipe(lag=1, **PASSES), id="grpo-lag", marks=SLOW),
     ],
 )
 def test_stopped_in_the_middle_of_a_pass_it_goes_on_as_if_it_had_not(made, tmp_path):
@@ -160,6 +160,7 @@ def test_rewards_that_fail_are_counted_and_teach_nothing(tmp_path):
     assert all(line["rollout/equal_groups"] == 1.0 for line in found)
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_leaves_out_groups_that_tell_nothing(tmp_path):
     made = recipe(steps=2, rewards=Rewards((Term("oracle", Oracle()),)))
     plain = online.train(made, tmp_path / "plain", quiet)
@@ -173,6 +174,7 @@ def test_dynamic_sampling_leaves_out_groups_that_tell_nothing(tmp_path):
     assert rollout_file.load(run.rollouts / "000001.npz").cursor > chosen.cursor
 
 
+@pytest.mark.slow
 def test_online_dpo_learns_from_best_and_worst(tmp_path):
     adapter = Lora(rank=2, alpha=4.0)
     made = recipe(DPO(), steps=2, best_and_worst=True)
@@ -184,6 +186,7 @@ def test_online_dpo_learns_from_best_and_worst(tmp_path):
     assert lines(run.path)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_multiplier_grows_while_answers_cost_too_much(tmp_path):
     cost = Rewards((Term("length", rules.Overlong(10, 10), -1.0),))
     algorithm = PPOLagrangian(PPO(kl_weight=0.1), cost_limit=0.1, multiplier_rate=1.0)
@@ -197,6 +200,7 @@ def test_a_multiplier_grows_while_answers_cost_too_much(tmp_path):
 
 
 @pytest.mark.parametrize("adapter", [None, Lora(rank=2, alpha=4.0)])
+@pytest.mark.slow
 def test_ptx_and_value_models_train(adapter, tmp_path):
     ptx = Data("playground:demonstrations/64", max_group_tokens=64)
     algorithm = PPO(kl_weight=0.1, kl_in="loss", ptx_weight=0.5)
@@ -241,6 +245,7 @@ def test_a_step_by_a_reward_of_what_was_drawn(kind, algorithm, tmp_path):
     assert rolled.finished.all() and lines(run.path)[0]["grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_prompts_without_room_for_an_answer_are_listed(tmp_path):
     made = recipe(steps=1)
     tight = CHANGE(made.compute, row_tokens=24)
@@ -305,6 +310,7 @@ def test_a_server_of_older_weights_stops_the_run(engine, tmp_path):
         online.train(served_by(engine, tmp_path), tmp_path / "run", quiet)
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_ends_may_be_kept_out_of_the_loss(tmp_path):
     """DAPO's overlong filter: it counts among its group's rewards, and is not learnt."""
     masked = recipe(steps=1, overlong="mask", max_new_tokens=4)

@@ -51,10 +51,10 @@ def train(experiment, path):
 @pytest.mark.parametrize(
     "name,algorithm,quantize,adapter",
     [
-        ("sft", SFT(), "int8", PLAIN),
+        pytest.param("sft", SFT(), "int8", PLAIN, marks=pytest.mark.slow),
         ("dpo", DPO(), "nf4", DORA),
         ("reward", Reward(), "nf4", PLAIN),
-        ("moe", DPO(), "int8", PLAIN),
+        pytest.param("moe", DPO(), "int8", PLAIN, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_where_it_stopped(name, algorithm, quantize, adapter, tmp_path):
