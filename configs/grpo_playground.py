@@ -1,6 +1,12 @@
 """GRPO against the playground's oracle: answers of every modality, from the demo's base.
 
 alanything train configs/grpo_playground.py
+
+Seen (seed 0, two busy CPU cores, 26 Nov 2026; means of 20 steps, at T=1): the oracle's
+score rises from .748 (steps 1-20) over .829, .855 to .871 (131-150); KL to the base .15
+nats a token, estimated. First and last 30 steps by task: t2i .71 .86, t2a .88 .92, t2v
+.80 .89, i2t .69 .86, a2t .79 .90, v2t .85 .91, ti2ti .65 .73, choose .80 .91. Without KL
+.865 at the end; learning rate 1e-3 instead of 5e-4 rose more slowly (.83 after 110).
 """
 
 from alanything_jax.algorithms.grpo import GRPO

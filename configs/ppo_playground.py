@@ -3,6 +3,12 @@
 alanything train configs/reward_playground.py
 alanything export runs/reward_playground runs/reward_playground/export
 alanything train configs/ppo_playground.py
+
+Seen (seed 0, two busy CPU cores, 26 Nov 2026; means of 20 steps, at T=1): the reward
+model's score rises from -1.42 to -.93 in 200 steps, and the oracle's, which only looks on,
+from .736 to .799. Against a reward model of 6,000 pairs (held-out accuracy .62) and at a
+kl_weight of .02, the model's score rose from -.65 to -.07 while the oracle's fell from
+.738 to .672: the policy had found its faults.
 """
 
 from alanything_jax.algorithms.ppo import PPO

@@ -302,6 +302,7 @@ def test_no_gradient_to_frozen_roles(algorithm):
         assert float(jnp.max(jnp.abs(gradient))) == 0.0
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(algorithm):
     packed, params = batches(algorithm), trained(algorithm)
     exact, rough = (

@@ -141,6 +141,7 @@ def test_adapter(params):
     "moe", [None, pytest.param(MoE(4, 2, 16), marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("written_out", [True, False])
+@pytest.mark.slow
 def test_adapter_on_integers(monkeypatch, moe, written_out):
     """Tokens of a QLoRA base are those of its floats, experts' too."""
     monkeypatch.setattr(rows, "unstacks", lambda: written_out)

@@ -14,7 +14,10 @@ from alanything_jax.models.params import flatten
 
 @pytest.mark.parametrize(
     "family",
-    ["llama", pytest.param("qwen3_moe", marks=pytest.mark.slow), "llava"],
+    [
+        "llama",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("qwen3_moe", "llava")),
+    ],
 )
 def test_equal_logits_and_gradients_and_back(family):
     bundle = tiny_bundle(family)

@@ -25,7 +25,8 @@ CONFIGS = [p for p in FOUND if isinstance(recipes.load(p), recipes.Experiment)]
 FAST = ("dpo_llama3_8b", "critique_qwen3_8b", "reward_anything_8b")
 
 SLOW = ("grpo_playground", "simpo_smollm2", "kto_smollm2", "sft_smollm2")
-SLOW += ("vqa_easy", "vqa_easy_dpo", "colab_dpo", "reward_smollm2")
+SLOW += ("vqa_easy", "vqa_easy_dpo", "colab_dpo", "reward_smollm2", "distill_smollm2")
+SLOW += ("sft_playground", "reward_playground")
 
 
 def param(path):

@@ -231,6 +231,7 @@ def test_verifying_by_critic_rule_and_nothing(writer):
         shrunk(verify="reward")
 
 
+@pytest.mark.slow
 def test_no_pair_at_all_is_an_error_with_the_table(tmp_path):
     recipe = shrunk(feedback=lambda example, response: "")
     rows = [dataclasses.replace(row("a"), dropped="")]

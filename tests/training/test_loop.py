@@ -110,6 +110,7 @@ def test_kill_9_then_the_same_command_gives_the_same_file(
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, uninterrupted):
     """A limit on file size stands for a full disk: checkpoints are the only big files."""
     expected, environment = uninterrupted
@@ -195,6 +196,7 @@ def gradients(recipe, path, say=lambda line: None, change=lambda p: p.trainable)
 @pytest.mark.parametrize(
     "rules", [pytest.param("fsdp", marks=pytest.mark.slow), "fsdp_tensor"]
 )
+@pytest.mark.slow
 def test_an_adapter_on_one_device_equals_eight(rules, tmp_path):
     """Of trained weights, see tests/sharding/test_presets.py."""
     mesh = ("replica=2", "fsdp=2", "tensor=2") if "tensor" in rules else ("fsdp=8",)
@@ -225,6 +227,7 @@ def test_cached_live_and_adapter_off_references_agree(tmp_path):
     assert runs[0][-1]["reward_margin"] != 0
 
 
+@pytest.mark.slow
 def test_full_training_with_frozen_parts_and_their_own_rates(tmp_path):
     """Plain SGD, no clipping: every step is rate * gradient, so ratios show the rates."""
     rates = ("*=0", "layers/0/mlp/*=1", "layers/1/mlp/*=0.5")

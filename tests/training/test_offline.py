@@ -36,6 +36,7 @@ def small(name):
         pytest.param("dpo_smollm2.py", AOT(), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_step_is_one_however_it_is_cut(name, algorithm, tmp_path):
     whole = train(name, tmp_path / "a", algorithm=algorithm)
     cut = train(name, tmp_path / "b", algorithm=algorithm, compute=small(name))

@@ -100,6 +100,7 @@ def exported(run, restored):
 @pytest.mark.parametrize(
     "quantize", ["nf4", pytest.param("int8", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_reference_is_the_dequantised_base(quantize, tmp_path):
     """With the adapter off or cached, and not that of the weights as they were."""
     off, cached = (
