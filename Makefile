@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # By file: what a file prepares once is not prepared by both workers.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
-# These compare nothing near float32's rounding: LLVM compiles them without optimising, in
-# two thirds of the time. The others need its sums as they are on a user's machine.
-QUICK := $(addprefix tests/,pipelines cli tpu_scripts evaluation data playground planning \
-	generation distributed rewards test_configs.py test_docs.py)
+# Compiled by LLVM without optimising, in two thirds of the time. The others compare sums
+# to 1e-5 and closer, and need them as they are on a user's machine.
+QUICK := $(addprefix tests/,algorithms hub pipelines cli tpu_scripts evaluation data \
+	playground planning generation distributed rewards test_configs.py test_docs.py)
 FLAGS := --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
