@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -140,6 +141,13 @@ def tiny_bundle(family: str, seed: int = 0, dtype: str = "float32") -> Bundle:
     tokenizer = tiny_tokenizer(family)
     if family not in MEDIA:
         config = text_config(family, tokenizer, _vocab(tokenizer), shape, dtype)
+        specs = params.flatten(Model(family, family_of(family).config(config)).specs())
+        # A family whose text model is configured within would be as large as a real one.
+        if sum(math.prod(spec.shape) for spec in specs.values()) > 10_000_000:
+            raise ValueError(
+                f"there is no tiny:{family}. Give random:DIRECTORY with a config.json of "
+                f"few layers, or a tiny text model, or one of {sorted(MEDIA)}."
+            )
         return random_bundle(config, tokenizer, f"tiny:{family}", seed, dtype)
     text, kinds, more = MEDIA[family]
     inner = text_config(text, tokenizer, _vocab(tokenizer), shape, dtype)

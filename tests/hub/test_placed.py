@@ -68,3 +68,10 @@ def test_a_piece_costs_no_more_memory_than_itself(tmp_path):
     np.testing.assert_array_equal(got, want)
     assert peak < 1.1 * got.nbytes, peak
     assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("family", ["janus", "emu3"])
+def test_a_family_without_a_tiny_model_is_refused(family):
+    """It was a random model of seven billion parameters, and the machine's memory."""
+    with pytest.raises(ValueError, match=f"there is no tiny:{family}"):
+        tiny_bundle(family)
