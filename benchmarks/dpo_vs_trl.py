@@ -52,7 +52,19 @@ HEAD = 256 * 8192
 
 
 def run(side: str, folder: Path, name: str, settings: dict) -> dict:
-    """One process of one side, pinned to the first core we may use."""
+    """One process of one side; its rates."""
+    out = pinned(f"run_{side}.py", folder, name, settings)
+    out["train"] = out["pairs"] / out["train_s"]
+    out["all"] = 1 / (1 / out["train"] + out["reference_s_per_pair"])
+    return out
+
+
+def pinned(script: str, *arguments: object) -> dict:
+    """A script of this folder on the first core we may use, with one thread.
+
+    The last argument is its settings; the last line that it prints is JSON.
+    """
+    *places, settings = arguments
     core = min(os.sched_getaffinity(0))
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -64,18 +76,15 @@ def run(side: str, folder: Path, name: str, settings: dict) -> dict:
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
     done = subprocess.run(
-        [sys.executable, HERE / f"run_{side}.py", folder, name, json.dumps(settings)],
+        [sys.executable, HERE / script, *places, json.dumps(settings)],
         env=environment,
         capture_output=True,
         text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     if done.returncode:
-        raise RuntimeError(f"{side} {settings} failed:\n{done.stderr[-3000:]}")
-    out = json.loads(done.stdout.strip().splitlines()[-1])
-    out["train"] = out["pairs"] / out["train_s"]
-    out["all"] = 1 / (1 / out["train"] + out["reference_s_per_pair"])
-    return out
+        raise RuntimeError(f"{script} {settings} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def check_equal(folder: Path) -> dict:

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from dpo_vs_trl import pinned
 
-HERE = Path(__file__).parent
 PROMPTS, GROUP, NEW, LENGTH = 8, 8, 128, 64
 SWEEP = {
     "trl": [
@@ -46,26 +43,8 @@ def score(text: str) -> float:
 
 
 def run(side: str, folder: Path, settings: dict) -> dict:
-    """One process of one side, pinned to the first core we may use."""
-    core = min(os.sched_getaffinity(0))
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-        "JAX_PLATFORMS": "cpu",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    }
-    done = subprocess.run(
-        [sys.executable, HERE / f"run_grpo_{side}.py", folder, json.dumps(settings)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
-    if done.returncode:
-        raise RuntimeError(f"{side} {settings} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    """One process of one side."""
+    return pinned(f"run_grpo_{side}.py", folder, settings)
 
 
 def build(folder: Path) -> None:

@@ -50,6 +50,13 @@ class Outputs:
     ids: jax.Array | None = None
 
 
+def rollout_roles(kl_weight: float, **more: Reads) -> dict[str, Reads]:
+    """Roles of an algorithm that learns from rollouts: policy, old policy and sampler,
+    and the reference where its distance counts."""
+    roles: dict[str, Reads] = {"policy": "logps", "old": "logps", "sampler": "logps"}
+    return roles | more | ({"reference": "logps"} if kl_weight else {})
+
+
 def scores_trained(algorithm: Algorithm) -> bool:
     """Whether the first trained role has the scalar head in the language model's place."""
     return algorithm.roles[algorithm.trains[0]] == "scores"

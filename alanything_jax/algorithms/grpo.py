@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.algorithms.base import rollout_roles
 from alanything_jax.ops import masked, policy
 
 
@@ -60,8 +61,7 @@ class GRPO:
     @property
     def roles(self):
         """The reference is read only where its distance counts."""
-        recorded = {"policy": "logps", "old": "logps", "sampler": "logps"}
-        return recorded | ({"reference": "logps"} if self.kl_weight else {})
+        return rollout_roles(self.kl_weight)
 
     def annotate(self, batches, outputs):
         """Advantages [M, R], and which responses have one."""
@@ -72,11 +72,9 @@ class GRPO:
         if self.scale == "group":
             gap = gap / (std + 1e-4)
         if self.scale == "step":
-            present = (table >= 0) & ~jnp.isnan(rewards)
-            center = masked.divide(*masked.mean(rewards, present))
-            square = jnp.sum(jnp.where(present, (rewards - center) ** 2, 0.0))
-            deviation = jnp.sqrt(square / jnp.maximum(jnp.sum(present) - 1, 1))
-            gap = gap / (deviation + 1e-4)
+            present = table >= 0
+            every = jnp.where(present, rewards, jnp.nan).reshape(-1)
+            gap = gap / (policy.group_moments(every)[2] + 1e-4)
         advantage, kept = jax.vmap(policy.of_responses)(gap, table)
         return {"advantage": advantage, "kept": kept.astype(jnp.float32)}
 

@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.algorithms.base import rollout_roles
 from alanything_jax.ops import masked, policy
 
 
@@ -57,9 +58,8 @@ class PPO:
     @property
     def roles(self):
         """The reference is read only where its distance counts."""
-        out = {"policy": "logps", "value": "scores", "old": "logps"}
-        out |= {"old_value": "scores", "sampler": "logps"}
-        return out | ({"reference": "logps"} if self.kl_weight else {})
+        values = {"value": "scores", "old_value": "scores"}
+        return rollout_roles(self.kl_weight, **values)
 
     @property
     def numbers(self):
@@ -93,20 +93,14 @@ class PPO:
         """Terms `policy`, `value`, and where they count `kl` and `ptx`."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
         fixed = policy.reference(outputs)
-        losses, cut = policy.clipped(
-            jnp.exp(logps - old),
-            batch.numbers["advantage"],
-            self.clip_low,
-            self.clip_high,
-            float("inf"),
-        )
-        weight = policy.truncated(old, outputs["sampler"].logps, self.sampler_most)
+        bounds = (self.clip_low, self.clip_high, self.sampler_most)
+        losses, cut, weight = policy.token_losses(batch, outputs, *bounds)
         mask = batch.numbers["kept"] > 0
         how = (mask, batch, self.average, self.max_tokens)
         returns, seen = batch.numbers["returns"], outputs["old_value"].scores
         values, missed = self.value_loss(outputs["value"].scores, seen, returns, batch)
         terms = {
-            "policy": masked.Term(1.0, *policy.average(losses * weight, *how)),
+            "policy": masked.Term(1.0, *policy.average(losses, *how)),
             "value": masked.Term(self.value_weight, *masked.mean(missed, mask)),
         }
         if self.kl_weight and self.kl_in == "loss":

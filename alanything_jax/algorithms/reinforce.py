@@ -18,6 +18,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.algorithms.base import rollout_roles
 from alanything_jax.ops import masked, policy
 
 
@@ -47,8 +48,7 @@ class Reinforce:
     @property
     def roles(self):
         """The reference is read only where its distance counts."""
-        recorded = {"policy": "logps", "old": "logps", "sampler": "logps"}
-        return recorded | ({"reference": "logps"} if self.kl_weight else {})
+        return rollout_roles(self.kl_weight)
 
     def annotate(self, batches, outputs):
         """Advantages [M, B, T], and which tokens have one."""
@@ -69,15 +69,9 @@ class Reinforce:
         """Term `policy` per token."""
         logps, old = outputs["policy"].logps, outputs["old"].logps
         fixed = policy.reference(outputs)
-        losses, cut = policy.clipped(
-            jnp.exp(logps - old),
-            batch.numbers["advantage"],
-            self.clip_low,
-            self.clip_high,
-            float("inf"),
-        )
-        weight = policy.truncated(old, outputs["sampler"].logps, self.sampler_most)
+        bounds = (self.clip_low, self.clip_high, self.sampler_most)
+        losses, cut, weight = policy.token_losses(batch, outputs, *bounds)
         mask = batch.numbers["kept"] > 0
         how = (mask, batch, self.average, self.max_tokens)
-        terms = {"policy": masked.Term(1.0, *policy.average(losses * weight, *how))}
+        terms = {"policy": masked.Term(1.0, *policy.average(losses, *how))}
         return terms, policy.metrics(batch, logps, old, weight, cut, mask, fixed)

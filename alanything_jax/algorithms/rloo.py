@@ -18,6 +18,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from alanything_jax.algorithms.base import rollout_roles
 from alanything_jax.ops import masked, policy
 
 
@@ -46,8 +47,7 @@ class RLOO:
     @property
     def roles(self):
         """The reference is read only where its distance counts."""
-        recorded = {"policy": "logps", "old": "logps", "sampler": "logps"}
-        return recorded | ({"reference": "logps"} if self.kl_weight else {})
+        return rollout_roles(self.kl_weight)
 
     def annotate(self, batches, outputs):
         """Advantages [M, R], and which responses have one."""

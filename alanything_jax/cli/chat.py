@@ -10,7 +10,7 @@ import tyro
 
 from alanything_jax import hub
 from alanything_jax.generation.decode import generate_tokens
-from alanything_jax.generation.generate import encode_prompt, eos_ids
+from alanything_jax.generation.generate import encode_prompt, eos_ids, streamer
 from alanything_jax.generation.sampler import Sampling
 
 
@@ -60,22 +60,14 @@ def main(argv: Sequence[str]) -> int:
 
 def answer(bundle: hub.Bundle, history: list[dict], options: Options) -> str:
     """Stream one answer to the terminal and return it."""
-    tokens: list[int] = []
-    shown = 0
 
-    def show(new):
-        nonlocal shown
-        tokens.extend(int(token) for token in new)
-        text = bundle.tokenizer.decode(tokens, skip_special_tokens=True)
-        # An unfinished multi-byte character decodes as U+FFFD: wait for its rest.
-        ready = text.rstrip("\ufffd")
-        sys.stdout.write(ready[shown:])
+    def write(text):
+        sys.stdout.write(text)
         sys.stdout.flush()
-        shown = max(shown, len(ready))
 
     prompt, soft = encode_prompt(bundle, history)
     sys.stdout.write("model> ")
-    generate_tokens(
+    (said,) = generate_tokens(
         bundle.params,
         bundle.model.config,
         [prompt],
@@ -84,7 +76,7 @@ def answer(bundle: hub.Bundle, history: list[dict], options: Options) -> str:
         sampling=Sampling(options.temperature, options.top_p),
         eos_ids=eos_ids(bundle),
         seed=options.seed + len(history),
-        on_tokens=show,
+        on_tokens=streamer(bundle.tokenizer, write),
     )
     print(flush=True)
-    return bundle.tokenizer.decode(tokens, skip_special_tokens=True)
+    return bundle.tokenizer.decode(said.tokens.tolist(), skip_special_tokens=True)

@@ -17,7 +17,7 @@ from alanything_jax.generation import images
 from alanything_jax.generation.decode import CHUNK, Completion, generate_tokens
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models.families import family_of
-from alanything_jax.models.grammar import Grammar
+from alanything_jax.models.grammar import Block, Grammar
 from alanything_jax.schema import Message, Modality, Response
 
 Prompt = str | Sequence[Mapping[str, Any]] | Sequence[Message]
@@ -197,12 +197,18 @@ def _opened(tokens, soft, opener):
     return np.append(tokens, np.int32(opener))
 
 
+def block_of(block: Block, completion: Completion) -> Completion:
+    """What was said after an opener, up to its block's end."""
+    count = block.fits(completion.tokens) + block.stop
+    return Completion(completion.tokens[:count], completion.logps[:count], True)
+
+
 def _medium(block, completion):
     """What was said after an opener: the opener and its block."""
-    count = block.fits(completion.tokens) + block.stop
+    said = block_of(block, completion)
     return Completion(
-        np.append(np.int32(block.open_id), completion.tokens[:count]),
-        np.append(np.float32(0), completion.logps[:count]),
+        np.append(np.int32(block.open_id), said.tokens),
+        np.append(np.float32(0), said.logps),
         finished=True,
     )
 

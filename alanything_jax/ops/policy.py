@@ -88,6 +88,18 @@ def clipped(
     return -jnp.minimum(free, held), held < free
 
 
+def token_losses(
+    batch: Batch, outputs: Mapping[str, Any], low: float, high: float, most: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """PPO's surrogate of every token's own `advantage`, [B, T], times the importance
+    weight of its sampler; where it was clipped; the weights, bounded by `most`."""
+    logps, old = outputs["policy"].logps, outputs["old"].logps
+    ratio, advantage = jnp.exp(logps - old), batch.numbers["advantage"]
+    losses, cut = clipped(ratio, advantage, low, high, float("inf"))
+    weight = truncated(old, outputs["sampler"].logps, most)
+    return losses * weight, cut, weight
+
+
 def average(
     losses: jax.Array, mask: jax.Array, batch: Batch, how: Average, constant: int
 ) -> Mean:

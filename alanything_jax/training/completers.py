@@ -11,8 +11,8 @@ import jax
 
 from alanything_jax.data.prompts import Prompt
 from alanything_jax.generation import external
-from alanything_jax.generation.decode import Completion, generate_tokens
-from alanything_jax.generation.generate import eos_ids
+from alanything_jax.generation.decode import generate_tokens
+from alanything_jax.generation.generate import block_of, eos_ids
 from alanything_jax.models import lora
 from alanything_jax.models.params import unflatten
 from alanything_jax.ops import policy
@@ -87,18 +87,12 @@ def own(prepared: Prepared, options: rollout.Rollout, params: Flat) -> rollout.C
             lora_scale=program.lora.scale if program.lora else 1.0,
         )
         if block:
-            return [_block(block, completion) for completion in made]
+            return [block_of(block, completion) for completion in made]
         prompts = [group.prompt for group in groups for _ in range(samples)]
         pairs = zip(made, prompts, strict=True)
         return [rollout.whole(completion, p, grammar) for completion, p in pairs]
 
     return complete
-
-
-def _block(block, completion):
-    """The codes of the one medium that was asked for."""
-    count = block.fits(completion.tokens) + block.stop
-    return Completion(completion.tokens[:count], completion.logps[:count], True)
 
 
 def record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from alanything_jax.data.prompts import Prompt
 from alanything_jax.data.soft import Placement
 from alanything_jax.generation.decode import Completion
 from alanything_jax.generation.environment import (
+    Complete,
     Environment,
     Trajectory,
     rollout_turns,
@@ -97,10 +98,6 @@ class Rollout:
     def steps(self) -> int:
         """Optimizer steps of a rollout."""
         return self.passes * self.minibatches
-
-
-# prompts, samples each, seed -> completions, prompt after prompt
-Complete = Callable[[Sequence[EncodedGroup], int, int], list[Completion]]
 
 
 def order(seed: int, cursor: int, count: int, size: int) -> list[int]:
