@@ -198,7 +198,13 @@ def tiny(experiment: Experiment) -> Experiment:
     )
     model = PLAYGROUND if made else tiny_model(experiment.model)
     compute = change(
-        experiment.compute, row_tokens=256, block=64, head_chunk=128, mesh=()
+        experiment.compute,
+        row_tokens=256,
+        # The eight groups of a step fill few of a real recipe's rows.
+        rows_per_microbatch=0,
+        block=64,
+        head_chunk=128,
+        mesh=(),
     )
     if compute.attention in ("flash", "cudnn"):
         # A CPU would interpret a TPU's kernel, very slowly; it has no NVIDIA card's.

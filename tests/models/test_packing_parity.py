@@ -123,6 +123,7 @@ def test_gradients_do_not_depend_on_packing():
     assert_same(together, apart)
 
 
+@pytest.mark.optimised
 def test_group_split_over_rows_equals_the_unsplit_one():
     rng = np.random.default_rng(5)
     items = [toys.group(rng, 0, prompt=6, sizes=(7, 8, 9))]
