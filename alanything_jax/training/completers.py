@@ -16,7 +16,7 @@ from alanything_jax.generation.generate import block_of, eos_ids
 from alanything_jax.models import lora
 from alanything_jax.models.params import unflatten
 from alanything_jax.ops import policy
-from alanything_jax.sharding import pjit
+from alanything_jax.sharding import distributed, pjit
 from alanything_jax.training import reference, rollout, rollout_file
 from alanything_jax.training.prepare import Prepared
 from alanything_jax.training.step import Flat, run_role
@@ -41,7 +41,8 @@ def served(
         merged = lora.merge(merged, tree["lora"], program.lora.scale)
     weights = jax.tree.map(pjit.fetch, merged)
     bundle = dataclasses.replace(prepared.bundle, params=weights)
-    external.push(options.engine, bundle, version)
+    if distributed.is_primary():
+        external.push(options.engine, bundle, version)
 
     def complete(groups, samples, seed):
         media = [group.id for group in groups if group.prompt_soft is not None]

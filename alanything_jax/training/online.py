@@ -28,7 +28,7 @@ from alanything_jax.data.mixture import permutation
 from alanything_jax.data.prompts import Prompt, load_prompts
 from alanything_jax.experiment import Experiment
 from alanything_jax.generation.decode import Completion
-from alanything_jax.sharding import distributed
+from alanything_jax.sharding import distributed, pjit
 from alanything_jax.training import completers, loop, rollout, rollout_file, run_dir
 from alanything_jax.training import prepare as preparing
 from alanything_jax.training.prepare import Prepared
@@ -40,8 +40,7 @@ def train(
 ) -> run_dir.RunDir:
     """Run a recipe that has a `rollout`; as `loop.train`.
 
-    Raises ValueError: several processes, prompts without room for an answer, or what
-    `loop.train` raises.
+    Raises ValueError: prompts without room for an answer, or what `loop.train` raises.
     """
     return loop.run_steps(experiment, directory, say, from_rollouts)
 
@@ -50,11 +49,6 @@ def from_rollouts(
     experiment: Experiment, run: run_dir.RunDir, say: loop.Say
 ) -> loop.Source:
     """Steps of what the policy answers to the recipe's prompts."""
-    if distributed.several():
-        raise ValueError(
-            "rollouts are made by one process as yet: run the recipe on the devices of a "
-            "single host."
-        )
     prepared, prompts, ptx = prepare(experiment, run.path / "quarantine.jsonl", say)
     rolls = Rolls(experiment, prepared, prompts, ptx, run)
     total = experiment.train.steps
@@ -95,7 +89,8 @@ def prepare(
         data, max_prompt_tokens=min(data.max_prompt_tokens, room)
     )
     known = (bundle.tokenizer, bundle.coder)
-    prompts = load_prompts(data, *known, quarantine, say, opener)
+    listed = quarantine if distributed.is_primary() else None
+    prompts = load_prompts(data, *known, listed, say, opener)
     ptx: list[EncodedGroup] = []
     if options.ptx:
         ptx, _ = load_groups(options.ptx, known[0], 1, None, say, known[1])
@@ -156,9 +151,11 @@ class Rolls:
     def begin(self, first: int) -> loop.Feed:
         """Forget rollouts that steps made which are to be done again."""
         known = (first - 1) // self.options.steps + self.options.lag
-        for path in self.run.rollouts.glob("*.npz"):
-            if int(path.stem) > known:
-                path.unlink()
+        if distributed.is_primary():
+            for path in self.run.rollouts.glob("*.npz"):
+                if int(path.stem) > known:
+                    path.unlink()
+        distributed.wait()
         return self.step
 
     def path(self, number: int) -> Path:
@@ -172,7 +169,7 @@ class Rolls:
         if self.current is None or self.current[0].number != which:
             self.current = self._get(which, state)
             # A run that goes on in the middle of a rollout has shown it.
-            if inner == 0:
+            if inner == 0 and distributed.is_primary():
                 self._show(self.current[0], number)
         rolled, groups = self.current
         lap, place = divmod(inner, self.options.minibatches)
@@ -188,12 +185,17 @@ class Rolls:
             picked.append(group)
             for values in recorded.values():
                 values.append([np.zeros(len(b.tokens)) for b in group.branches])
-        program = self.prepared.program
-        data = pipeline.pack(
-            done, picked, self.prepared.layout, program.algorithm.couples, recorded
-        )
+        how = (self.prepared.layout, self.prepared.program.algorithm.couples)
+        data = pipeline.pack(done, picked, *how, recorded, self._own_rows())
         facts = {"rollout": which, "policy_age": inner + rolled.age} | rolled.facts
         return dataclasses.replace(data, facts=facts)
+
+    def _own_rows(self):
+        """Of a microbatch, where several processes share it."""
+        if not distributed.several():
+            return None
+        prepared = self.prepared
+        return pjit.own_rows(prepared.mesh, prepared.rules, prepared.layout.rows)
 
     def settle(self) -> None:
         """Wait for what is under way, so that it is on disk."""
@@ -215,6 +217,9 @@ class Rolls:
             self.coming[following] = self.thread.submit(
                 self._make_in_thread, following, kept, age
             )
+            if distributed.several():
+                # All processes run their common programs in one order.
+                self.settle()
         grammar = self.prepared.program.config.grammar
         return rolled, rollout.encode(rolled, self.options, self.prompts, grammar)
 
@@ -233,8 +238,10 @@ class Rolls:
                     f"rollout.replay={self.options.replay} has no {there.name}: give the "
                     "rollouts/ of a run of as many steps."
                 )
-            self.run.rollouts.mkdir(parents=True, exist_ok=True)
-            shutil.copy(there, self.path(which))
+            if distributed.is_primary():
+                self.run.rollouts.mkdir(parents=True, exist_ok=True)
+                shutil.copy(there, self.path(which))
+        distributed.wait()
         return (
             rollout_file.load(self.path(which)) if self.path(which).exists() else None
         )
@@ -253,20 +260,22 @@ class Rolls:
                     last.multiplier, float(np.nanmean(last.costs))
                 )
         wanted = self.experiment.train.groups_per_step * self.options.minibatches
-        engine = self.options.engine
         how = (self.prepared, self.options, params)
-        complete = completers.served(*how, which) if engine else completers.own(*how)
-        rolled = rollout.collect(
-            self.options,
-            self.prompts,
-            wanted,
-            self.prepared.bundle,
-            complete,
-            (self.experiment.seed, which, cursor),
-        )
+
+        def collect(complete):
+            if self.options.engine is not None:
+                complete = served
+            start = (self.experiment.seed, which, cursor)
+            about = (self.options, self.prompts, wanted, self.prepared.bundle)
+            return rollout.collect(*about, complete, start)
+
+        served = self.options.engine and completers.served(*how, which)
+        rolled = distributed.led(collect, completers.own(*how))
         rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)
         rolled = completers.record(*how, self.prompts, rolled)
-        rollout_file.save(rolled, self.path(which))
+        if distributed.is_primary():
+            rollout_file.save(rolled, self.path(which))
+        distributed.wait()
         return rolled
 
     def _show(self, rolled, step):

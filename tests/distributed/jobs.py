@@ -80,13 +80,16 @@ def read(run):
     ]
 
 
-def assert_same(one, other, tolerance=1e-5):
-    """Equal steps and keys; losses equal relative to themselves, the rest to one."""
+def assert_same(one, other, tolerance=1e-5, of_losses=0.0):
+    """Equal steps and keys; losses equal relative to themselves, the rest to one.
+
+    `of_losses`: 1 where losses are small sums of large terms, such as advantages.
+    """
     assert [line["step"] for line in one] == [line["step"] for line in other]
     for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
         for name in a:
             if a["step"] < 2 and name.endswith("reward_accuracy"):
                 continue  # Policy and reference are equal: rounding decides.
-            size = abs(a[name]) if "loss" in name else max(1, abs(a[name]))
+            size = max(of_losses if "loss" in name else 1, abs(a[name]))
             assert abs(a[name] - b[name]) <= tolerance * size, (name, a, b)
