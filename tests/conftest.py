@@ -19,7 +19,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def few_programs():
     """Compiled programs are mapped into memory, and Linux allows 65,530 maps a process.
 

@@ -165,7 +165,8 @@ def continuations(
         text = bundle.tokenizer.decode(tokens)
         return any(end in text for end in how.until)
 
-    def stop(tokens):
+    def stop(number, tokens):
+        del number
         if not holds(tokens):
             return None
         # What was said before this chunk did not hold it.

@@ -67,7 +67,7 @@ def generate_tokens(
     lora_scale: float = 1.0,
     on_tokens: Callable[[np.ndarray], None] | None = None,
     on_done: Callable[[int, Completion], None] | None = None,
-    stop: Callable[[np.ndarray], int | None] | None = None,
+    stop: Callable[[int, np.ndarray], int | None] | None = None,
 ) -> list[Completion]:
     """Continue every prompt (1-D int arrays, at least one token each).
 
@@ -84,7 +84,7 @@ def generate_tokens(
       max_new_tokens: of all, or one for each prompt.
       on_tokens: gets the first row's new tokens as they come.
       on_done: gets a row's number and completion as soon as it is over.
-      stop: of a row's tokens so far, how many to keep if it is over; else None.
+      stop: of a row's number and tokens so far, how many to keep if it is over; else None.
 
     Returns:
       prompts' first samples, ... in the order of the prompts, samples together.
@@ -106,6 +106,8 @@ def generate_tokens(
         state = _seat(state, places, reader.take(places.count(None)), seed)
         if not any(places):
             return out
+        if not reader.left and device.unstacks():
+            places, state = _close_ranks(places, state)
         *made, state = device.decode(params, cfg, state, sampling, lora, lora_scale)
         tokens, logps = map(fetch, made)
         hits = np.isin(tokens, eos)
@@ -155,7 +157,7 @@ class _Row:
         here = slice(self.size, self.size + new)
         self.tokens[here], self.logps[here] = tokens[:new], logps[:new]
         self.size += new
-        kept = stop(self.tokens[: self.size]) if stop else None
+        kept = stop(self.number, self.tokens[: self.size]) if stop else None
         if kept is not None:
             self.size, finished = kept, True
         if not finished and self.size < len(self.tokens):
@@ -182,6 +184,11 @@ class _Reader:
         # alone takes twice the time that it takes among eight. 0 = none is read yet.
         self.ahead = 0
         self.rest = params, sampling, lora, lora_scale
+
+    @property
+    def left(self) -> bool:
+        """Whether any row still waits for a place."""
+        return bool(self.waiting or self.ready)
 
     def take(self, count: int) -> list[tuple[_Row, device.Rows, int]]:
         """Up to `count` rows; of each, the prefilled rows where it is, and its place."""
@@ -234,6 +241,17 @@ def _seat(state, places, new, seed):
         columns = np.array(some, np.int32).T
         state = device.fill(state, read, *columns, seed)
     return state
+
+
+def _close_ranks(places, state):
+    """Without empty places, where three in four are: on a CPU each costs its share."""
+    live = [place for place, row in enumerate(places) if row is not None]
+    size = len(places) // 4
+    if size < 4 or len(live) > size:
+        return places, state
+    at = live + [live[0]] * (size - len(live))
+    kept = [places[place] for place in live] + [None] * (size - len(live))
+    return kept, device.pick(state, np.array(at, np.int32))
 
 
 def _with_media(cfg, prompts, soft, width):

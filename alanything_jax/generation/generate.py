@@ -143,7 +143,8 @@ def _stopper(bundle, stop):
         text = bundle.tokenizer.decode(tokens, skip_special_tokens=True)
         return any(string in text for string in stop)
 
-    def stopped(tokens):
+    def stopped(number, tokens):
+        del number
         if not holds(tokens):
             return None
         # What was said before this chunk did not hold it.

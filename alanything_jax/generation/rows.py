@@ -165,6 +165,20 @@ def fill(
     return rest.replace(cache=cache, key=rows.key.at[at].set(keys, mode="drop"))
 
 
+@jax.jit
+def pick(rows: Rows, at: jax.Array) -> Rows:
+    """Rows `at` [R] alone."""
+
+    def take(tree, axis=0):
+        return jax.tree.map(lambda x: jnp.take(x, at, axis=axis), tree)
+
+    cache = rows.cache
+    cache = Cache(
+        take(cache.k, -4), take(cache.v, -4), take(cache.length), take(cache.ahead)
+    )
+    return take(rows.replace(cache=None)).replace(cache=cache)
+
+
 @functools.partial(jax.jit, static_argnames="room")
 def resize(rows: Rows, room: int) -> Rows:
     """The same rows with caches of `room` tokens: longer, or empty ends cut off."""

@@ -77,6 +77,18 @@ def test_layers_written_out_or_scanned(params, monkeypatch):
     same(out, generate_tokens(params, CONFIG, PROMPTS, **options))
 
 
+def test_places_that_stay_empty_are_given_up(params):
+    """On a CPU, once three in four are."""
+    budgets = [4, 3, 30, 5, 2, 6, 18, 4] * 2
+    prompts = [PROMPTS[n % 7] for n in range(16)]
+    options = {"max_new_tokens": budgets, "seed": 3}
+    rows.pick.clear_cache()
+    few = generate_tokens(params, CONFIG, prompts, slots=16, **options)
+    assert rows.pick._cache_size() == 1
+    same(few, generate_tokens(params, CONFIG, prompts, slots=3, **options))
+    assert rows.pick._cache_size() == 1
+
+
 @pytest.mark.slow
 def test_few_shapes(params):
     """However many rows come and go, little is compiled."""
@@ -101,7 +113,7 @@ def test_what_is_told_while_it_runs(params):
         max_new_tokens=(20, 5, 9),
         on_tokens=lambda new: heard.append(new.tolist()),
         on_done=lambda n, completion: done.append((n, completion)),
-        stop=lambda tokens: 2 if len(tokens) > 8 and len(tokens) < 10 else None,
+        stop=lambda row, tokens: 2 if row == 2 and len(tokens) == 9 else None,
     )
     assert [len(new) for new in heard] == [8, 8, 4]
     assert sum(heard, []) == out[0].tokens.tolist()
