@@ -13,24 +13,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FULL = ("--compute.remat", "full")
+# Eight v5e chips have no room for AdamW of eight billion weights.
+LORA = ("--adapter.rank", "64", "--model.param_dtype", "bfloat16")
+LORA += ("--compute.mesh", "fsdp=-1", *FULL)
+TOPOLOGIES = {
+    "v5p:4x4x4": (),
+    "v6e:4x4": (),
+    "v5e:4x4": FULL,
+    "v5e:2x4": LORA,
+    "v5p:4x4x8": (),
+    "v6e:8x8": (),
+    "v5e:8x8": FULL,
+}
+MODELS = ("llama3_8b", "qwen3_8b", "anything_8b")
 # (recipe, topology, what its command adds)
-PLANS = (
-    ("dpo_llama3_8b", "v5p:4x4x4", ()),
-    ("dpo_llama3_8b", "v6e:4x4", ()),
+PLANS = [
     ("dpo_llama3_8b_lora", "v5e:2x4", FULL),
     ("colab_dpo", "v5e:1x1", ()),
-    ("sft_llama3_8b", "v5e:4x4", FULL),
-    ("reward_llama3_8b", "v5e:4x4", FULL),
-    ("critique_qwen3_8b", "v5e:4x4", FULL),
-    ("dpo_anything_8b", "v5p:4x4x4", ()),
-    ("sft_anything_8b", "v6e:4x4", ()),
     ("colab_dpo", "v6e:1x1", ()),
-    ("dpo_qwen3_8b", "v5p:4x4x4", ()),
-    ("dpo_llama3_8b", "v5e:4x4", FULL),
-    ("dpo_llama3_8b", "v5e:8x8", FULL),
-    ("dpo_llama3_8b", "v6e:8x8", ()),
-    ("dpo_llama3_8b", "v5p:4x4x8", ()),
-)
+    ("dpo_qwen2_5_vl_3b", "v5e:4x4", ()),
+]
+PLANS += [
+    (f"{job}_{model}", topology, more)
+    for topology, more in TOPOLOGIES.items()
+    for model in MODELS
+    for job in ("dpo", "sft", "reward", "critique")
+]
 
 
 def main() -> int:

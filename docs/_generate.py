@@ -166,10 +166,11 @@ def plan_tables(folder: Path) -> str:
                 "–" if plan[key] is None else write(plan[key])
                 for key, (_, write) in COLUMNS.items()
             ]
+            cells.append(f"`{' '.join(plan['options'])}`" if plan["options"] else "")
             if plan["slices"] > 1:
                 cells[1] = f"{plan['slices']} x {cells[1]}"
             rows.append([*cells, f"[JSON](plans/{file.name})"])
-    names = [name for name, _ in COLUMNS.values()] + ["figures"]
+    names = [name for name, _ in COLUMNS.values()] + ["with", "figures"]
     return head + "\n\n" + table(names, rows)
 
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("jax").setLevel(logging.ERROR)
     make = fit.fit if search else plan.plan
     result = make(call.experiment, taken["--topology"], int(taken["--slices"] or 1))
-    figures = result.to_json()
+    figures = result.to_json() | {"options": argv[1:]}
     Console(soft_wrap=True).print(page.table(figures))
     for flag, text in (
         ("--json", json.dumps(figures, indent=1)),

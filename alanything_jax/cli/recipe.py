@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from alanything_jax import experiment as recipes
+from alanything_jax.models.lora import Lora
 
 # Which verbs take a recipe of a type; others are for `evaluate`.
 _VERBS = {
@@ -85,11 +86,15 @@ def take(argv: list[str], flag: str) -> str | None:
 
 
 def override(experiment: Any, argv: Sequence[str], prog: str) -> Any:
-    """The recipe with dotted fields replaced.
+    """The recipe with dotted fields replaced; `--adapter.rank 16` gives it an adapter.
 
     tyro reads a field's type from its annotation; the algorithm's is a Protocol and an
     adapter may be None, so such fields are narrowed to what the recipe holds.
     """
+    if any(item.startswith("--adapter.") for item in argv):
+        # Of a recipe that trains all weights.
+        if getattr(experiment, "adapter", 0) is None:
+            experiment = dataclasses.replace(experiment, adapter=Lora())
     fields = fields_of(experiment)
     for item in argv:
         name = item.split("=")[0].removeprefix("--").replace("-", "_")

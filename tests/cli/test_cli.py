@@ -1,15 +1,18 @@
 """The command line as people meet it: what it prints, how it ends."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
 
 import pytest
 
+from alanything_jax import experiment as recipes
 from alanything_jax import hub
 from alanything_jax.cli import recipe
 from alanything_jax.cli.main import main
 from alanything_jax.hub.source import tiny_bundle
+from alanything_jax.models.lora import Lora
 from alanything_jax.pipelines import asking
 from alanything_jax.pipelines.arena import Arena
 from alanything_jax.rewards.judge import Endpoint
@@ -218,6 +221,14 @@ def test_annotate_help(capsys):
     assert "--stages.prompts" in capsys.readouterr().out
     assert run(["--help"]) == 0
     assert "annotate  several models" in capsys.readouterr().out
+
+
+def test_a_flag_gives_a_recipe_an_adapter():
+    whole = recipes.load(CONFIGS / "dpo_llama3_8b.py")
+    assert whole.adapter is None
+    got = recipe.override(whole, ["--adapter.rank", "8"], "x")
+    assert got == dataclasses.replace(whole, adapter=Lora(rank=8))
+    assert recipe.override(whole, ["--seed", "0"], "x") == whole
 
 
 def test_an_endpoint_in_a_recipe_takes_overrides():
