@@ -17,7 +17,6 @@ import rich.table
 import tyro
 
 from alanything_jax.data.encode import Limits, encode
-from alanything_jax.hub.source import load_tokenizer
 from alanything_jax.pipelines import data, inspect_page, inspect_tokens
 from alanything_jax.playground import build as playground
 from alanything_jax.schema import Example, Message
@@ -168,8 +167,9 @@ def check(
       max_group_tokens: the limit that counts as too long.
     """
     place = read.source(source)
-    tokenizer = load_tokenizer(model) if model else None
-    report = data.check(place, tokenizer, Limits(max_group_tokens=max_group_tokens))
+    reads = inspect_tokens.reader(model) if model else None
+    known = (reads and reads.tokenizer, Limits(max_group_tokens=max_group_tokens))
+    report = data.check(place, *known, reads and reads.coder)
     table = rich.table.Table("what", "how many")
     table.add_row("records", str(report.records))
     for size, number in sorted(report.responses.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from alanything_jax.data import (
     formats,
     generated,
+    media,
     media_root,
     mixture,
     sources,
@@ -28,10 +29,11 @@ from alanything_jax.data.encode import (
     encode,
 )
 from alanything_jax.data.fetch import resolve
+from alanything_jax.data.formats import common
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.data.soft import Placement
 from alanything_jax.playground import source as playground
-from alanything_jax.schema import Example, Feedback
+from alanything_jax.schema import Example, Feedback, Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Data:
       subset: of Align Anything, such as "ti2t"; "" = as the columns tell.
       media_root: the folder that paths of media are relative to and stay in, or whose
         tar archives hold them; "" = the file's own.
+      video_sound: put a video's sound behind it, for models that hear and see.
       columns: `ours=theirs` pairs for the "columns" format.
       sha256: the pinned hash of a `pypi:` package.
       view: what is learnt of a record: its answers, the critiques of them, or the
@@ -75,6 +78,7 @@ class Data:
     format: str = "auto"
     subset: str = ""
     media_root: str = ""
+    video_sound: bool = False
     columns: tuple[str, ...] = ()
     sha256: str = ""
     view: views.View = "answers"
@@ -257,6 +261,8 @@ def viewed(data: Data, *paths: str) -> Iterator[tuple[str, int, Example | Except
     how = (data.format, data.columns, data.sha256, data.subset, data.media_root)
     rows = ((path, *item) for path in paths for item in examples(path, *how))
     for path, row, example in rows:
+        if data.video_sound and not isinstance(example, Exception):
+            example = _with_sound(example)
         if isinstance(example, Exception) or data.view == "answers":
             yield path, row, example
             continue
@@ -264,6 +270,19 @@ def viewed(data: Data, *paths: str) -> Iterator[tuple[str, int, Example | Except
         if not found and data.view in views.LABELLED:
             yield path, row, Undecided("feedback", "no response has a label.")
         yield from ((path, row, e) for e in found)
+
+
+def _with_sound(example):
+    """The example with an audio behind each video that has sound, or what is wrong."""
+
+    def behind(part):
+        found = media.audio_of(part) if part.kind == "video" else None
+        return [part, *([Part("audio", data=found[0], meta=found[1])] if found else [])]
+
+    try:
+        return common.map_parts(example, behind)
+    except media.MediaError as error:
+        return error
 
 
 def only_chosen(example: Example) -> Example:
@@ -317,6 +336,10 @@ def examples(
         for number, row in numbered:
             if isinstance(row, Exception):
                 yield number, row
+                continue
+            if not isinstance(row, Mapping | list):
+                what = f"expected an object, got {row!r:.60}"
+                yield number, BadRecord("row", what)
                 continue
             read = read or formats.reader(format, columns, row, subset)
             try:

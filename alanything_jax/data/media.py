@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import re
@@ -50,7 +51,9 @@ class MediaLimits:
     """What a single medium may hold at most.
 
     Attributes:
-      max_pixels: of a picture or frame. max_clip_pixels: of all frames together.
+      max_pixels: of a picture or frame. max_frames, max_clip_pixels: of a clip, and of all
+        its frames together; of longer ones every second frame is kept, or every fourth, ...
+      max_seconds: of a sound, and of a clip, at 60 frames a second.
       rates: lowest and highest sampling rate, in Hz.
     """
 
@@ -221,7 +224,6 @@ def _finite(samples):
 def _video(raw, limits):
     if raw[:4] == b"GIF8":
         return _gif(raw, limits)
-    frames, fps = [], 0.0
     with _film(raw) as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream.")
@@ -229,11 +231,13 @@ def _video(raw, limits):
         if stream.codec_context is None:
             raise MediaError("the video cannot be decoded: its codec is not known.")
         fps = float(stream.average_rate or 0)
-        _admit(1, (stream.width, stream.height), limits)
-        for frame in container.decode(stream):
-            _admit(len(frames) + 1, (frame.width, frame.height), limits)
-            frames.append(frame.to_ndarray(format="rgb24"))
-    return _clip(frames), {"fps": fps}
+        _admit((stream.width, stream.height), limits)
+        decoded = (
+            ((f.width, f.height), functools.partial(f.to_ndarray, format="rgb24"))
+            for f in container.decode(stream)
+        )
+        frames, stride = _thinned(decoded, limits)
+    return _clip(frames), {"fps": fps / stride}
 
 
 def _film(raw):
@@ -287,29 +291,45 @@ def _sound(raw, limits):
 def _gif(raw, limits):
     from PIL import ImageSequence
 
-    picture, frames = _opened(raw, limits), []
+    picture = _opened(raw, limits)
     if not raw.rstrip(b"\0").endswith(b";"):
         raise MediaError("the GIF is cut off: it does not end with its trailer.")
-    for frame in ImageSequence.Iterator(picture):
-        _admit(len(frames) + 1, frame.size, limits)
-        frames.append(_rgb(frame))
-    duration = picture.info.get("duration", 0)
+    decoded = (
+        (frame.size, functools.partial(_rgb, frame))
+        for frame in ImageSequence.Iterator(picture)
+    )
+    frames, stride = _thinned(decoded, limits)
+    duration = picture.info.get("duration", 0) * stride
     return _clip(frames), {"fps": 1000 / duration if duration else 0.0}
 
 
-def _admit(count, size, limits):
-    """Raises MediaError: `count` frames of (width, height) are too much."""
+def _thinned(decoded, limits):
+    """Of frames ((width, height), make) every n-th, as many as there is room for; n.
+
+    Raises MediaError: a frame is too large, or the clip too long to be decoded.
+    """
+    kept, stride, most = [], 1, int(60 * limits.max_seconds)
+    for number, (size, make) in enumerate(decoded):
+        if number >= most:
+            raise MediaError(f"more than {most} frames (max_seconds, at 60 a second).")
+        room = min(limits.max_frames, limits.max_clip_pixels // _admit(size, limits))
+        while number % stride == 0 and len(kept) >= room:
+            if room < 2:
+                raise MediaError(f"no room for two of its frames in {limits}.")
+            kept, stride = kept[::2], 2 * stride
+        if number % stride == 0:
+            kept.append(make())
+    return kept, stride
+
+
+def _admit(size, limits):
+    """Pixels of a frame of (width, height). Raises MediaError: too many."""
     pixels = size[0] * size[1]
     if pixels > limits.max_pixels:
         raise MediaError(
             f"frames of {size[0]} x {size[1]} pixels; allowed are {limits.max_pixels}."
         )
-    if count > limits.max_frames:
-        raise MediaError(f"more than {limits.max_frames} frames.")
-    if count * pixels > limits.max_clip_pixels:
-        raise MediaError(
-            f"more than {limits.max_clip_pixels} pixels in all its frames."
-        )
+    return max(1, pixels)
 
 
 def _clip(frames):

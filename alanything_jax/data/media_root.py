@@ -71,13 +71,18 @@ class MediaRoot:
         name = posixpath.normpath(uri.removeprefix("file://"))
         if self.folder is None:
             raise media.MediaError(f"{uri}: relative to what? Give media_root.")
-        path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            path = (self.folder / name).resolve()
+            there, inside = path.is_file(), path.is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError) as error:
+            # A name too long, such as a file's content; links that lead to themselves.
+            raise media.MediaError(f"{uri:.80} is no path: {error!s:.120}") from error
+        if not inside:
             raise media.MediaError(
                 f"{uri} leads out of {self.folder}. Give the folder that holds all media "
                 "as media_root."
             )
-        if path.is_file():
+        if there:
             part = Part("image", uri=str(path))
             return media.as_file(part, self.limits.max_bytes)
         if self.archives is None:

@@ -71,7 +71,12 @@ def _opened(path, mode="r"):
 
 
 def _json(path, first):
-    del first
+    with _opened(path) as file:
+        start = file.readline()
+    if start.startswith("{") and start.rstrip().endswith("}"):
+        # What `datasets` writes under this name: an object a line.
+        yield from _jsonl(path, first)
+        return
     try:
         with _opened(path) as file:
             value = json.load(file)

@@ -41,7 +41,9 @@ def to_json(value: Any) -> Any:
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)  # Dates and decimals of a table's further columns.
 
 
 def from_json(value: Any) -> Any:

@@ -330,4 +330,9 @@ def read_tokenizer(path: str | Path) -> Any | None:
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(directory))
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    # Where processors of transformers 4 kept it; tokenizers do not look there.
+    older = directory / "chat_template.json"
+    if older.exists() and not (directory / "chat_template.jinja").exists():
+        tokenizer.chat_template = json.loads(older.read_text())["chat_template"]
+    return tokenizer

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alanything_jax.data import groups, store
+from alanything_jax.data.coder import Coder
 from alanything_jax.data.encode import EncodedGroup, Limits, TooLong, encode
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.schema import Example
@@ -94,8 +95,13 @@ def convert(source: Source, out: Path, max_bad_share: float = 0.05) -> Quarantin
     return quarantine
 
 
-def check(source: Source, tokenizer: Any = None, limits: Limits = Limits()) -> Report:
-    """Read every record; with a tokenizer, encode it too."""
+def check(
+    source: Source,
+    tokenizer: Any = None,
+    limits: Limits = Limits(),
+    coder: Coder | None = None,
+) -> Report:
+    """Read every record; with a tokenizer, and a coder for its media, encode it too."""
     report = Report()
     for row, example in _read(source):
         report.records += 1
@@ -105,7 +111,7 @@ def check(source: Source, tokenizer: Any = None, limits: Limits = Limits()) -> R
         _count(report, example)
         if tokenizer is not None:
             try:
-                _measure(report, encode(example, tokenizer, limits))
+                _measure(report, encode(example, tokenizer, limits, coder))
             except TooLong:
                 report.too_long += 1
             except ValueError as error:

@@ -154,6 +154,11 @@ def test_data_convert_inspect_check(tmp_path, capsys):
     assert "1 of 2 records (1 bad)" in capsys.readouterr().out
     assert run(["data", "check", out, "--model", "tiny:llama"]) == 0
     assert "sound" in capsys.readouterr().out
+    media = ["data", "check", "playground:pairs/12/1/0.1", "--model"]
+    assert run([*media, "playground:48x2"]) == 0
+    assert "image in prompt" in capsys.readouterr().out
+    assert run([*media, "tiny:llama"]) == 1
+    assert "takes text only" in capsys.readouterr().err
     assert run(["data", "inspect", out]) == 0
     shown = capsys.readouterr().out
     assert "chosen assistant four" in shown and "'lang': 'en'" in shown

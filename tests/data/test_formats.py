@@ -152,6 +152,36 @@ def test_missing_and_misspelt_columns():
         read({"prompt": [{"role": "user"}], "completion": "b"})
 
 
+@pytest.mark.parametrize(
+    "row, wrong",
+    [
+        ({"messages": [{"role": None, "content": "a"}]}, r"messages\[0\].role.*text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "expected text, got 3",
+        ),
+        ({"conversations": [{"from": "human", "value": ["a"]}]}, "0\\].value.*text"),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, "0\\].from.*text"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}], "system": [1]},
+            "system: expected text",
+        ),
+        ("a line", "expected an object, got 'a line'"),
+        (None, "expected an object, got None"),
+    ],
+)
+def test_rows_of_other_types_are_set_aside(row, wrong, tmp_path):
+    """They do not stop a run."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [row, ROWS[0]])))
+    found = [found for _, found in groups.examples(str(path), "auto")]
+    if not isinstance(row, dict):
+        assert found[1].prompt[0].text == "p0"
+    assert isinstance(found[0], BadRecord)
+    with pytest.raises(BadRecord, match=wrong):
+        raise found[0]
+
+
 ROWS = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b"} for n in range(5)]
 
 
@@ -171,6 +201,13 @@ def test_every_kind_of_file(suffix, tmp_path):
     assert [e.prompt[0].text for _, e in groups.examples(str(path))] == [
         f"p{n}" for n in range(5)
     ]
+
+
+def test_json_that_holds_lines(tmp_path):
+    """As `datasets.Dataset.to_json` writes it."""
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    assert [row for _, row in sources.rows(path)] == ROWS
 
 
 def test_bad_files(tmp_path):

@@ -1,5 +1,6 @@
 """Media in columns of chat rows, at their placeholders; numbers that differ are named."""
 
+import base64
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from alanything_jax.data import formats, groups, media
+from alanything_jax.data import formats, groups, media, media_root
 from alanything_jax.data.encode import BadRecord
 
 A, B = {"bytes": b"A", "path": "a.png"}, {"bytes": b"B", "path": None}
@@ -50,6 +51,35 @@ def test_trl_typed_parts_in_order():
     assert shown(example.responses[0].messages) == [["the first"]]
     assert example.extra == {"source": "unit"}
     assert example.prompt[0].parts[0].meta == {"path": "a.png"}
+
+
+def test_data_uris_and_contents_in_the_place_of_a_path(tmp_path):
+    """A name that no file system takes is one bad record, not the end of the run."""
+    good = "data:image/png;base64," + base64.b64encode(b"A").decode()
+    uris = [good, "data:image/png,A", "data:image/png;base64,*", "iVBORw0" * 999]
+    rows = [
+        {
+            "image": uri,
+            "conversations": [
+                {"from": "human", "value": "<image>?"},
+                {"from": "gpt", "value": "x"},
+            ],
+        }
+        for uri in uris
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    found = [found for _, found in groups.examples(str(path))]
+    assert shown(found[0].prompt) == [[("image", b"A"), "?"]]
+    assert "not in base64" in str(found[1]) and "cannot be read" in str(found[2])
+    assert "is no path" in str(found[3]) and len(str(found[3])) < 300
+
+
+def test_links_that_lead_to_themselves(tmp_path):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    with pytest.raises(media.MediaError, match=r"a\.png"):
+        media_root.MediaRoot(tmp_path).read("a.png")
 
 
 def test_trl_preferences_and_prompts(tmp_path):

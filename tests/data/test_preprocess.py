@@ -9,6 +9,7 @@ import __future__
 
 import ast
 import io
+import json
 import math
 import types
 from pathlib import Path
@@ -32,7 +33,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
 
-from alanything_jax.data import media, preprocess
+from alanything_jax.data import groups, media, preprocess
 from alanything_jax.data.media import MediaError, MediaLimits
 from alanything_jax.data.preprocess import audio, images, video
 from alanything_jax.schema import Part
@@ -486,32 +487,54 @@ def test_resampling(rate):
         assert np.abs(audio.resample(high, rate))[edge:-edge].max() < 1e-4
 
 
-def test_the_sound_of_a_film():
+TONE = 0.5 * np.sin(np.arange(8000) * 0.3, dtype=np.float32)
+
+
+def film(sound):
+    """One frame, and a second of TONE on the left if `sound`."""
     av = pytest.importorskip("av")
-    tone = 0.5 * np.sin(np.arange(8000) * 0.3, dtype=np.float32)
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        track = container.add_stream("flac", rate=8000) if sound else None
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
+        frame.pts = 0
+        container.mux([*stream.encode(frame), *stream.encode()])
+        if sound:
+            stereo = np.stack([TONE, np.zeros(8000)]) * 32767
+            wave = av.AudioFrame.from_ndarray(
+                stereo.astype(np.int16).T.reshape(1, -1), "s16", "stereo"
+            )
+            wave.rate, wave.pts = 8000, 0
+            container.mux([*track.encode(wave), *track.encode()])
+    return Part("video", data=out.getvalue())
 
-    def film(sound):
-        out = io.BytesIO()
-        with av.open(out, "w", format="matroska") as container:
-            stream = container.add_stream("mpeg4", rate=5)
-            stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
-            track = container.add_stream("flac", rate=8000) if sound else None
-            frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
-            frame.pts = 0
-            container.mux([*stream.encode(frame), *stream.encode()])
-            if sound:
-                stereo = np.stack([tone, np.zeros(8000)]) * 32767
-                wave = av.AudioFrame.from_ndarray(
-                    stereo.astype(np.int16).T.reshape(1, -1), "s16", "stereo"
-                )
-                wave.rate, wave.pts = 8000, 0
-                container.mux([*track.encode(wave), *track.encode()])
-        return Part("video", data=out.getvalue())
 
+def test_sound_goes_behind_its_video(tmp_path):
+    """What TV2T asks about may be heard, and processors of videos leave it out."""
+    (tmp_path / "a.mkv").write_bytes(film(True).data)
+    (tmp_path / "b.mkv").write_bytes(film(False).data)
+    rows = [
+        {"video": name, "prompt": "<video>what?", "chosen": "a", "rejected": "b"}
+        for name in ("a.mkv", "b.mkv")
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+
+    def kinds(**options):
+        read = groups.viewed(groups.Data(str(path), **options), str(path))
+        return [[p.kind for p in e.prompt[0].parts] for _, _, e in read]
+
+    assert kinds() == [["video", "text"]] * 2
+    assert kinds(video_sound=True) == [["video", "audio", "text"], ["video", "text"]]
+
+
+def test_the_sound_of_a_film():
     samples, meta = media.audio_of(film(True))
     assert meta == {"rate": 8000} and samples.dtype == np.float32
     assert len(samples) == 8000
-    np.testing.assert_allclose(samples, tone / 2, atol=1e-4)
+    np.testing.assert_allclose(samples, TONE / 2, atol=1e-4)
     assert len(media.load(film(True))[0]) == 1
     assert media.audio_of(film(False)) is None
     gif = media.dump("video", picture(2, 8, 8))

@@ -1,9 +1,13 @@
 """What is converted comes back whole, to us and to TFDS, without TensorFlow."""
 
+import datetime
+import decimal
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from alanything_jax.data import groups, store
@@ -105,6 +109,17 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path):
         store.write([], tmp_path / "e")
     with pytest.raises(ValueError, match="holds no .array_record shards"):
         store.read(tmp_path)
+
+
+def test_further_columns_of_a_table_are_kept_as_text(tmp_path):
+    when, price = datetime.date(2026, 1, 2), decimal.Decimal("1.50")
+    row = {"prompt": "a", "completion": "b", "when": when, "price": price}
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet"
+    )
+    data.convert(data.Source(str(tmp_path / "a.parquet")), tmp_path / "d")
+    ((_, example),) = groups.examples(str(tmp_path / "d"))
+    assert example.extra == {"when": "2026-01-02", "price": "1.50"}
 
 
 def test_convert_any_source(tmp_path):

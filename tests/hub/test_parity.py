@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from alanything_jax import hub
 from alanything_jax.hub import tensors as files
+from alanything_jax.hub.load import read_tokenizer
 from alanything_jax.hub.verify import verify
 from alanything_jax.models import families
-from tests.hub import oracles
+from tests.hub import oracles, vq
 
 
 def rows(vocab=99, seed=0):
@@ -29,6 +30,17 @@ def theirs(model, arrays):
     with torch.no_grad():
         out = model(**{n: torch.tensor(a) for n, a in arrays.items()})
     return out.logits.float().numpy()
+
+
+def test_a_chat_template_where_older_processors_kept_it(tmp_path):
+    """transformers' tokenizers read the .jinja alone, and say nothing of the other."""
+    tok = vq.tokenizer([], "{{ 'old' }}")
+    tok.save_pretrained(tmp_path)
+    assert read_tokenizer(tmp_path).chat_template == "{{ 'old' }}"
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "of a processor"}')
+    assert read_tokenizer(tmp_path).chat_template == "{{ 'old' }}"
+    (tmp_path / "chat_template.jinja").unlink()
+    assert read_tokenizer(tmp_path).chat_template == "of a processor"
 
 
 @pytest.mark.parametrize("name", oracles.FAMILIES)

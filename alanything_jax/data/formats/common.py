@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,13 @@ from alanything_jax.schema import Example, Message, Part, Response
 def text(role: str, content: str) -> Message:
     """One text message."""
     return Message(role, (Part("text", text=content),))
+
+
+def string(value: Any, field: str) -> str:
+    """The value, which must be text. Raises BadRecord."""
+    if not isinstance(value, str):
+        raise BadRecord(field, f"expected text, got {value!r:.60}")
+    return value
 
 
 def need(row: Mapping[str, Any], field: str) -> Any:
@@ -47,9 +55,8 @@ def messages(value: Any, field: str, role: str) -> tuple[Message, ...]:
             raise BadRecord(
                 f"{field}[{n}]", f"needs role and content, got {item!r:.60}"
             )
-        out.append(
-            Message(item["role"], parts(item["content"], f"{field}[{n}].content"))
-        )
+        role = string(item["role"], f"{field}[{n}].role")
+        out.append(Message(role, parts(item["content"], f"{field}[{n}].content")))
     return tuple(out)
 
 
@@ -65,7 +72,7 @@ def parts(content: Any, field: str) -> tuple[Part, ...]:
         if kind not in ("text", "image", "audio", "video"):
             raise BadRecord(field, f"part of unknown type {kind!r}")
         if kind == "text":
-            out.append(Part("text", text=item.get("text") or ""))
+            out.append(Part("text", text=string(item.get("text") or "", field)))
             continue
         value = item.get(kind) or item.get("url") or item.get("path")
         # Without a value it is a placeholder for the next of the row's media.
@@ -90,6 +97,8 @@ def medium(kind: str, value: Any, field: str) -> Part:
         meta["rate"] = int(meta.pop("sampling_rate"))
         return Part(kind, data=np.asarray(array, np.float32), meta=meta)
     uri = value if isinstance(value, str) else meta.pop("path", None)
+    if isinstance(uri, str) and uri.startswith("data:"):
+        return Part(kind, data=_of_data_uri(uri, field), meta=meta)
     if not uri or not isinstance(uri, str):
         raise BadRecord(
             field,
@@ -97,6 +106,17 @@ def medium(kind: str, value: Any, field: str) -> Part:
             f"sampling_rate, got {value!r:.60}",
         )
     return Part(kind, uri=uri, meta=meta)
+
+
+def _of_data_uri(uri, field):
+    """The bytes of `data:image/png;base64,...` (RFC 2397)."""
+    head, _, body = uri.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("it is not in base64")
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise BadRecord(field, f"{uri:.60} cannot be read: {error}") from error
 
 
 def map_parts(example: Example, change: Callable[[Part], Sequence[Part]]) -> Example:

@@ -43,7 +43,8 @@ def _read(row, id):
     turns = common.need(row, "conversations")
     said = tuple(_turn(t, f"conversations[{n}]") for n, t in enumerate(turns))
     if row.get("system"):
-        said = (common.text("system", row["system"]), *said)
+        system = common.string(row["system"], "system")
+        said = (common.text("system", system), *said)
     extra = common.rest(
         row, {"conversations", "system", "chosen", "rejected", "kto_tag"}
     )
@@ -65,8 +66,9 @@ def _read(row, id):
 def _turn(turn, field):
     if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
         raise BadRecord(field, f"needs from and value, got {turn!r:.60}")
-    if turn["from"] not in _ROLES:
+    if common.string(turn["from"], f"{field}.from") not in _ROLES:
         raise BadRecord(
             field, f"unknown speaker {turn['from']!r}; known: {sorted(_ROLES)}"
         )
-    return common.text(_ROLES[turn["from"]], turn["value"])
+    said = common.string(turn["value"], f"{field}.value")
+    return common.text(_ROLES[turn["from"]], said)

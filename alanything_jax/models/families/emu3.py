@@ -45,7 +45,7 @@ _SHARE = 0.9
 def config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     """Our config from a parsed config.json."""
     text = hf.get("text_config") or {}
-    tied = hf.get("tie_word_embeddings") or text.get("tie_word_embeddings")
+    tied = hf.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     bias = bool(text.get("attention_bias"))
     return base_config(
         _SIZES | dict(text) | {"tie_word_embeddings": bool(tied)},
