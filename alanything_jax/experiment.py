@@ -123,16 +123,42 @@ def _check_online(experiment):
             f"{name} compares chosen and rejected answers: set "
             "rollout.best_and_worst=True, or use an algorithm of rewards such as GRPO."
         )
-    if (compared or rollout.dynamic) and not rollout.rewards.terms:
-        raise ValueError(
-            f"{name} compares answers by their rewards, and rollout.rewards is empty: set "
-            "rollout.rewards=Rewards((Term(...),))."
-        )
+    scored = rollout.environment or (rollout.rewards and rollout.rewards.terms)
+    _refuse(
+        experiment.algorithm,
+        (
+            (compared or rollout.dynamic) and not scored,
+            "compares answers by their rewards, and rollout.rewards is empty: set "
+            "rollout.rewards=Rewards((Term(...),)).",
+        ),
+        (
+            rollout.samples < experiment.algorithm.min_responses,
+            f"compares {experiment.algorithm.min_responses} answers or more, of which "
+            f"there are rollout.samples={rollout.samples}: raise it.",
+        ),
+        (
+            "cost" in experiment.algorithm.numbers and rollout.cost is None,
+            "bounds a cost that nothing tells: set rollout.cost=Rewards((Term(...),)).",
+        ),
+        (
+            rollout.ptx_groups > 0
+            and not getattr(experiment.algorithm, "ptx_weight", 0),
+            f"imitates nothing, yet rollout.ptx_groups={rollout.ptx_groups}: give "
+            "PPO(ptx_weight=...), or rollout.ptx_groups=0.",
+        ),
+    )
     if experiment.data.stream or experiment.data.heldout_groups:
         raise ValueError(
             "rollouts read all prompts first, and hold none out: set "
             "data.stream=0 and data.heldout_groups=0."
         )
+
+
+def _refuse(algorithm, *cases):
+    """Raises ValueError: the first (condition, words) that holds."""
+    for wrong, words in cases:
+        if wrong:
+            raise ValueError(f"{type(algorithm).__name__} {words}")
 
 
 def _check_stream(experiment):
@@ -248,6 +274,8 @@ def _tiny_rollout(rollout, model):
 
 def _tiny_rewards(rewards, model):
     """Trained rewards of a random model; generated rows have letters to be right about."""
+    if rewards is None:
+        return None
 
     def small(term):
         reward = term.reward

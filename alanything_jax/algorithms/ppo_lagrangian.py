@@ -61,7 +61,8 @@ class PPOLagrangian:
     def next_multiplier(self, multiplier: float, cost: float) -> float:
         """After a rollout of that mean cost."""
         rise = self.multiplier_rate * multiplier * (cost - self.cost_limit)
-        return min(multiplier * math.exp(rise), self.multiplier_most)
+        most = math.log(self.multiplier_most / multiplier) if multiplier > 0 else 0.0
+        return multiplier * math.exp(min(rise, most))
 
     def annotate(self, batches, outputs):
         """Advantage, and returns of both kinds [M, B, T]; which tokens have them."""

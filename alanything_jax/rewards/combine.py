@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
+import functools
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -83,17 +85,19 @@ def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
     errors: collections.Counter = collections.Counter()
     words, terms = [], {}
     for term in rewards.terms:
-        # A pool a term: one that hangs keeps no other waiting.
-        pool = concurrent.futures.ThreadPoolExecutor(rewards.workers)
         if term.batched:
-            jobs = [pool.submit(term.reward, rows)] * len(rows)
+            seconds = rewards.seconds * len(rows)
+            calls = [functools.partial(term.reward, rows)]
         else:
-            jobs = [pool.submit(term.reward, *row) for row in rows]
-        seconds = rewards.seconds * (len(rows) if term.batched else 1)
+            seconds = rewards.seconds
+            calls = [functools.partial(term.reward, *row) for row in rows]
+        made = _outcomes(calls, seconds, rewards.workers)
         values = np.full(len(rows), np.nan, np.float32)
-        for n, job in enumerate(jobs):
+        for n in range(len(rows)):
             try:
-                value = job.result(timeout=seconds)
+                value = made[0 if term.batched else n]
+                if isinstance(value, Exception):
+                    raise value
                 value = float(value[n] if term.batched else value)
                 if not np.isfinite(value):
                     raise ValueError(f"{value} is no score")
@@ -102,10 +106,8 @@ def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
             except Exception as error:
                 if rewards.on_error == "raise":
                     raise
-                job.cancel()
                 errors[term.name, type(error).__name__] += 1
                 words.append(f"{term.name}, row {n}: {type(error).__name__}: {error}")
-        pool.shutdown(wait=False, cancel_futures=True)
         terms[term.name] = values
     filled = {
         name: np.where(np.isnan(v), rewards.floor, v)
@@ -115,7 +117,52 @@ def score(rewards: Rewards, rows: Sequence[Row]) -> Scored:
     }
     total = np.zeros(len(rows), np.float32)
     for term in rewards.terms:
-        total += term.weight * filled[term.name]
+        if term.weight:  # One that only looks on takes no row out by failing.
+            total += term.weight * filled[term.name]
     if rewards.whiten and np.sum(np.isfinite(total)) > 1:
         total = (total - np.nanmean(total)) / max(float(np.nanstd(total)), 1e-6)
     return Scored(total, terms, errors, words[0] if words else "")
+
+
+def _outcomes(calls, seconds, workers):
+    """What each call returned or raised; TimeoutError of one that took over `seconds`.
+
+    Its thread then is left to itself, and another takes its place.
+    """
+    waiting = collections.deque(range(len(calls)))
+    began: dict[int, float] = {}
+    found: dict[int, Any] = {}
+    news = threading.Condition()
+
+    def work():
+        while True:
+            with news:
+                if not waiting:
+                    return
+                n = waiting.popleft()
+                began[n] = time.monotonic()
+            try:
+                value = calls[n]()
+            except Exception as error:
+                value = error
+            with news:
+                found.setdefault(n, value)
+                news.notify()
+
+    def hire(count):
+        for _ in range(count):
+            # A daemon: one that hangs does not keep the program from ending.
+            threading.Thread(target=work, daemon=True).start()
+
+    hire(min(workers, len(calls)))
+    with news:
+        while len(found) < len(calls):
+            now = time.monotonic()
+            ends = {n: t + seconds for n, t in began.items() if n not in found}
+            late = [n for n, end in ends.items() if end <= now]
+            for n in late:
+                found[n] = TimeoutError(f"no score within {seconds:g} s")
+            hire(min(len(late), len(waiting)))
+            if not late:
+                news.wait(min(ends.values(), default=now + 1) - now)
+    return [found[n] for n in range(len(calls))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -29,13 +30,18 @@ class TrainedReward:
     batch_size: int = 32
 
     def __call__(self, rows: Sequence[Row]) -> list[float]:
-        """One score a row."""
+        """One score a row; NaN for a row that the model cannot read, such as an empty one."""
         examples = [
             Example(str(record.get("id", n)), tuple(prompt), (response,), extra=record)
             for n, (prompt, response, record) in enumerate(rows)
         ]
-        bundle = _loaded(self.source)
-        return [float(x[0]) for x in score_responses(bundle, examples, self.batch_size)]
+        bundle, groups = _loaded(self.source), {}
+        for n, example in enumerate(examples):
+            with contextlib.suppress(ValueError):
+                groups[n] = _encoded(bundle, example)
+        found = _score(bundle, [*groups.values()], self.batch_size)
+        known = dict(zip(groups, found, strict=True))
+        return [known.get(n, float("nan")) for n in range(len(rows))]
 
 
 @functools.lru_cache(maxsize=4)
@@ -53,21 +59,34 @@ def score_responses(
 
     Raises ValueError: the bundle has no scalar head.
     """
+    groups = [
+        # Alone, so that the prompt is all that comes before the response.
+        _encoded(bundle, dataclasses.replace(example, responses=(response,)))
+        for example in examples
+        for response in example.responses
+    ]
+    sizes = np.cumsum([len(example.responses) for example in examples])
+    scores = _score(bundle, groups, batch_size)
+    return np.split(np.array(scores, np.float32), sizes[:-1])
+
+
+def _encoded(bundle, example):
+    limits = Limits(*[bundle.model.config.max_positions] * 3)
+    bare = dataclasses.replace(example, feedback=type(example.feedback)())
+    return encode(bare, bundle.tokenizer, limits, bundle.coder)
+
+
+def _score(bundle, groups, batch_size):
+    """Of groups of one response each."""
     if "score" not in bundle.params.get("heads", {}):
         raise ValueError(
             f"{bundle.source} has no scalar head: give a reward model, such as "
             "`alanything export` writes after the reward algorithm."
         )
-    config = bundle.model.config
-    limits = Limits(*[config.max_positions] * 3)
-    groups = []
-    for example in examples:
-        for response in example.responses:
-            # Alone, so that the prompt is all that comes before the response.
-            alone = dataclasses.replace(example, responses=(response,))
-            alone = dataclasses.replace(alone, feedback=type(example.feedback)())
-            groups.append(encode(alone, bundle.tokenizer, limits, bundle.coder))
     scores: list[float] = []
+    if not groups:
+        return scores
+    config = bundle.model.config
     longest = max(map(packing.group_length, groups))
     width = max(32, 1 << (longest - 1).bit_length())
     media = [
@@ -82,5 +101,4 @@ def score_responses(
             float(every[n, np.flatnonzero(batch.source[n] >= 0)[-1]])
             for n in range(len(some))
         ]
-    sizes = np.cumsum([len(example.responses) for example in examples])
-    return np.split(np.array(scores, np.float32), sizes[:-1])
+    return scores

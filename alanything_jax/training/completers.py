@@ -16,7 +16,7 @@ from alanything_jax.generation.generate import block_of, eos_ids
 from alanything_jax.models import lora
 from alanything_jax.models.params import unflatten
 from alanything_jax.ops import policy
-from alanything_jax.sharding import distributed, pjit
+from alanything_jax.sharding import pjit
 from alanything_jax.training import reference, rollout, rollout_file
 from alanything_jax.training.prepare import Prepared
 from alanything_jax.training.step import Flat, run_role
@@ -41,10 +41,13 @@ def served(
         merged = lora.merge(merged, tree["lora"], program.lora.scale)
     weights = jax.tree.map(pjit.fetch, merged)
     bundle = dataclasses.replace(prepared.bundle, params=weights)
-    if distributed.is_primary():
+
+    @functools.cache
+    def push():
         external.push(options.engine, bundle, version)
 
     def complete(groups, samples, seed):
+        push()
         media = [group.id for group in groups if group.prompt_soft is not None]
         if media:
             raise ValueError(
@@ -119,7 +122,7 @@ def record(
     for role in program.recorded:
         if role.startswith("old_"):
             out[role] = over_tokens(_reader(program, role.removeprefix("old_")))
-        elif role == "old" and options.recompute:
+        elif role == "old" and (options.recompute or options.engine is not None):
             out[role] = over_tokens(_reader(program, program.trained))
         else:
             out[role] = rolled.logps

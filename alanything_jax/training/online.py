@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alanything_jax.data import packing, pipeline
-from alanything_jax.data.encode import EncodedGroup
+from alanything_jax.data.encode import Branch, EncodedGroup
 from alanything_jax.data.groups import load_groups
 from alanything_jax.data.mixture import permutation
 from alanything_jax.data.prompts import Prompt, load_prompts
@@ -50,12 +50,13 @@ def from_rollouts(
 ) -> loop.Source:
     """Steps of what the policy answers to the recipe's prompts."""
     prepared, prompts, ptx = prepare(experiment, run.path / "quarantine.jsonl", say)
-    rolls = Rolls(experiment, prepared, prompts, ptx, run)
     total = experiment.train.steps
     if total is None:
         passed = experiment.train.epochs * experiment.rollout.passes
         total = int(passed * len(prompts) // experiment.train.groups_per_step)
-    return loop.Source(prepared, max(total, 1), rolls.begin, rolls.settle)
+    total = max(total, 1)
+    rolls = Rolls(experiment, prepared, prompts, ptx, run, total)
+    return loop.Source(prepared, total, rolls.begin, rolls.settle)
 
 
 def prepare(
@@ -106,6 +107,12 @@ def prepare(
         numbers=tuple(experiment.algorithm.numbers),
         media=preparing.media_plans(groups, compute, bundle.model.config),
     )
+    if experiment.algorithm.couples:
+        # Told now, not when a rollout was paid for.
+        longest = max((p.group for p in prompts), key=lambda g: len(g.prompt))
+        whole = Branch(np.zeros(length, np.int32), np.ones(length, bool))
+        most = dataclasses.replace(longest, branches=(whole,) * layout.responses)
+        packing.plan([most], layout, True)
     bundle = dataclasses.replace(bundle, params={})
     prepared = Prepared(
         program,
@@ -128,6 +135,7 @@ class Rolls:
     """Rollouts as steps need them: read from disk where they are, else made.
 
     Attributes:
+      total: steps of the run.
       current: the rollout at hand, and its encoded groups.
       coming: with `lag`, the next one under way in a thread, by its number.
     """
@@ -137,6 +145,7 @@ class Rolls:
     prompts: list[Prompt]
     ptx: list[EncodedGroup]
     run: run_dir.RunDir
+    total: int
     current: tuple[rollout_file.Rolled, list[EncodedGroup]] | None = None
     coming: dict[int, Any] = dataclasses.field(default_factory=dict)
     thread: Any = dataclasses.field(
@@ -152,10 +161,10 @@ class Rolls:
         """Forget rollouts that steps made which are to be done again."""
         known = (first - 1) // self.options.steps + self.options.lag
         if distributed.is_primary():
+            run_dir.pull(self.run, "rollouts/*.npz")
             for path in self.run.rollouts.glob("*.npz"):
                 if int(path.stem) > known:
-                    path.unlink()
-        distributed.wait()
+                    run_dir.remove(self.run, path)
         return self.step
 
     def path(self, number: int) -> Path:
@@ -209,7 +218,8 @@ class Rolls:
         if rolled is None:
             rolled = self._make(which, params, 0)
         following = which + 1
-        if self.options.lag and not self.path(following).exists():
+        wanted = following * self.options.steps < self.total
+        if self.options.lag and wanted and not self._stored(following):
             # The loop gives its arrays away step by step.
             kept = self.prepared.frozen | jax.tree.map(jnp.copy, state.trainable)
             age = self.options.steps
@@ -217,8 +227,8 @@ class Rolls:
             self.coming[following] = self.thread.submit(
                 self._make_in_thread, following, kept, age
             )
-            if distributed.several():
-                # All processes run their common programs in one order.
+            if self.prepared.mesh.size > 1:
+                # Devices run the programs that they share in one order.
                 self.settle()
         grammar = self.prepared.program.config.grammar
         return rolled, rollout.encode(rolled, self.options, self.prompts, grammar)
@@ -231,20 +241,24 @@ class Rolls:
         """A rollout that is under way or on disk, else None."""
         if which in self.coming:
             return self.coming.pop(which).result()
-        if not self.path(which).exists() and self.options.replay:
-            there = Path(self.options.replay) / self.path(which).name
+        return self._stored(which)
+
+    def _stored(self, which):
+        """A rollout on disk, or of those to replay; process 0 looks for all of them."""
+        return distributed.led(lambda _: self._load(which), lambda: None)
+
+    def _load(self, which):
+        path = self.path(which)
+        if not path.exists() and self.options.replay:
+            there = Path(self.options.replay) / path.name
             if not there.exists():
                 raise FileNotFoundError(
                     f"rollout.replay={self.options.replay} has no {there.name}: give the "
                     "rollouts/ of a run of as many steps."
                 )
-            if distributed.is_primary():
-                self.run.rollouts.mkdir(parents=True, exist_ok=True)
-                shutil.copy(there, self.path(which))
-        distributed.wait()
-        return (
-            rollout_file.load(self.path(which)) if self.path(which).exists() else None
-        )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(there, path)
+        return rollout_file.load(path) if path.exists() else None
 
     def _make(self, which, params, age):
         """Sample, score, record and write rollout `which`."""
@@ -253,8 +267,8 @@ class Rolls:
         if costly:
             multiplier = self.experiment.algorithm.multiplier
         if which:
-            last = rollout_file.load(self.path(which - 1))
-            cursor = last.cursor
+            last = self._stored(which - 1)
+            cursor, multiplier = last.cursor, last.multiplier
             if costly and np.isfinite(last.costs).any():
                 multiplier = self.experiment.algorithm.next_multiplier(
                     last.multiplier, float(np.nanmean(last.costs))
@@ -275,7 +289,6 @@ class Rolls:
         rolled = completers.record(*how, self.prompts, rolled)
         if distributed.is_primary():
             rollout_file.save(rolled, self.path(which))
-        distributed.wait()
         return rolled
 
     def _show(self, rolled, step):
@@ -290,7 +303,7 @@ class Rolls:
             "id": prompt.group.id,
             "prompt": "\n".join(message.text for message in prompt.messages),
             "response": "".join(parts),
-            "reward": float(np.nan_to_num(rolled.rewards[0, 0])),
+            "reward": _known(rolled.rewards[0, 0]),
         }
         if rolled.first_error:
             shown["first_error"] = rolled.first_error
@@ -310,3 +323,7 @@ class Rolls:
             yield dataclasses.replace(
                 group, branches=group.branches[:1], numbers=numbers
             )
+
+
+def _known(value):
+    return float(value) if np.isfinite(value) else None

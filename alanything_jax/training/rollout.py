@@ -43,7 +43,8 @@ class Rollout:
         rollout is `train.groups_per_step` x `minibatches` prompts.
       max_new_tokens, output: as `generate` takes them.
       sampling: without top-k, top-p and the like, whose log-probs no trainer computes.
-      recompute: old log-probs by the trainer's own forward pass, not the sampler's.
+      recompute: old log-probs by the trainer's own forward pass, not the sampler's; of an
+        engine's answers always.
       dynamic: replace groups whose rewards are all equal, which teach nothing, by those of
         further prompts, `max_rounds` times at most (DAPO's dynamic sampling).
       overlong: a response that was cut off is learnt from ("keep"), or only counted among
@@ -161,14 +162,16 @@ def collect(
         "rollout/tokens": float(np.mean([len(t) for g in kept for t in g.tokens])),
         "rollout/reward_errors": float(errors),
     }
-    names = kept[0].terms
-    facts |= {f"reward/{n}": _mean([g.terms[n] for g in kept]) for n in names}
+    told = {f"reward/{n}": [g.terms[n] for g in kept] for n in kept[0].terms}
     if rollout.report_by:
         apart: dict[str, list[np.ndarray]] = {}
         for g in kept:
             value = field(prompts[g.place].record, rollout.report_by)
             apart.setdefault(value, []).append(g.rewards)
-        facts |= {f"reward_of/{name}": _mean(apart[name]) for name in sorted(apart)}
+        told |= {f"reward_of/{name}": apart[name] for name in sorted(apart)}
+    # A term that scored nothing has no mean.
+    means = {name: _mean(values) for name, values in told.items()}
+    facts |= {name: mean for name, mean in means.items() if mean is not None}
     rolled = Rolled(
         number=number,
         cursor=cursor,
@@ -224,7 +227,7 @@ def field(record: Mapping[str, Any], dotted: str) -> str:
 def _mean(values):
     known = np.concatenate(values)
     known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else 0.0
+    return float(known.mean()) if len(known) else None
 
 
 def _scored(rollout, bundle, prompts, places, said):
@@ -328,6 +331,10 @@ def encode(
             learnt = finished or rollout.overlong == "keep"
             branch, stream = _branch(group, tokens, own & learnt, grammar)
             branches.append(branch)
+        if rollout.best_and_worst and not rolled.rewards[n, 0] > rolled.rewards[n, 1]:
+            # Neither is better, or one has no reward: there is no pair to learn from.
+            none = np.zeros_like(branches[0].scored)
+            branches = [dataclasses.replace(branches[0], scored=none)]
         numbers = {
             "reward": rolled.rewards[n],
             "cost": rolled.costs[n],

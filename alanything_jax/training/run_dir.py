@@ -106,6 +106,23 @@ def locate(path: str | Path) -> RunDir:
     return run
 
 
+def pull(run: RunDir, pattern: str) -> None:
+    """Fetch the files of a run in a bucket that match, such as `rollouts/*.npz`."""
+    if run.bucket and distributed.is_primary():
+        for file in epath.Path(run.bucket).glob(pattern):
+            place = run.path / Path(pattern).parent / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())
+
+
+def remove(run: RunDir, file: Path) -> None:
+    """Take a file out of a run, and out of its bucket."""
+    file.unlink()
+    if run.bucket:
+        there = epath.Path(run.bucket) / file.relative_to(run.path).as_posix()
+        there.unlink(missing_ok=True)
+
+
 def push(run: RunDir) -> None:
     """Copy what grew among the small files to the run's bucket, if it is in one."""
     if not (run.bucket and distributed.is_primary()):

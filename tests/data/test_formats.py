@@ -65,6 +65,13 @@ def test_trl_prompt_alone():
         read({"prompt": "draw a cat", "reply": "no"})
 
 
+def test_prompts_with_what_rewards_read():
+    row = {"question": "a number?", "number": 7, "image": {"bytes": b"A"}}
+    example = formats.reader("auto", ("prompt=question",), row)(row, "r")
+    assert [p.kind for p in example.prompt[0].parts] == ["image", "text"]
+    assert example.responses == () and example.extra == {"number": 7}
+
+
 def test_trl_messages():
     row = {
         "messages": chat(

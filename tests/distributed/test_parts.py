@@ -12,12 +12,13 @@ import pytest
 from etils import epath
 
 import alanything_jax
+from alanything_jax import experiment as recipes
 from alanything_jax.data import packing, pipeline
 from alanything_jax.sharding import mesh as meshes
 from alanything_jax.sharding import pjit, rules
 from alanything_jax.training import goodput, restore, run_dir
 from tests import toys
-from tests.distributed.jobs import read
+from tests.distributed.jobs import RECIPE, read
 from tests.distributed.test_jobs import QUIET, recipe
 
 
@@ -151,3 +152,28 @@ def test_a_run_in_a_bucket_resumes_from_it_alone(tmp_path, monkeypatch):
     assert read(there)[-1] == read(tmp_path / "local")[-1]
     assert [line["step"] for line in read(there)] == [0, 1, 2, 3, 4]
     assert restore.load_run("gs://bucket/run").step == 4
+
+
+def test_rollouts_of_a_run_in_a_bucket_come_back_from_it(tmp_path, monkeypatch):
+    """Step 3 is of a rollout that step 2's checkpoint lies in the middle of."""
+
+    def bucket(place):
+        return epath.Path(place.replace("gs://", f"{tmp_path}/"))
+
+    monkeypatch.setattr(run_dir, "epath", types.SimpleNamespace(Path=bucket))
+    monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: name)
+    small = recipes.load(RECIPE.with_name("online_recipe.py"))
+    compute = dataclasses.replace(small.compute, mesh=(), rows_per_microbatch=2)
+    rollout = dataclasses.replace(small.rollout, passes=4)
+    small = dataclasses.replace(small, compute=compute, rollout=rollout)
+    run = alanything_jax.train(small, "gs://bucket/run", **QUIET)
+    there = tmp_path / "bucket" / "run"
+    whole, rolled = read(there), (there / "rollouts/000000.npz").read_bytes()
+    for step in (3, 4):
+        shutil.rmtree(there / f"checkpoints/{step}")
+    shutil.rmtree(run.path)
+    (there / "rollouts/000001.npz").write_bytes(b"of a policy that is no more")
+    alanything_jax.train(small, "gs://bucket/run", **QUIET)
+    assert read(there) == whole
+    assert (there / "rollouts/000000.npz").read_bytes() == rolled
+    assert not (there / "rollouts/000001.npz").exists()

@@ -9,7 +9,8 @@ from alanything_jax.data.encode import Limits, encode
 from alanything_jax.hub.source import ModelSource, load_model
 from alanything_jax.ops import masked
 from alanything_jax.playground import tasks
-from alanything_jax.rewards.model import score_responses
+from alanything_jax.rewards.model import TrainedReward, score_responses
+from alanything_jax.schema import Message, Part, Response
 from tests import toys
 
 
@@ -30,6 +31,20 @@ def test_scores_equal_the_trainers(monkeypatch):
         order = [example.feedback.chosen, 1 - example.feedback.chosen]
         ours = np.asarray(rewards)[np.asarray(batch.table)[slots[n]]]
         np.testing.assert_allclose(found[n][order], ours, atol=1e-5)
+
+
+def test_an_answer_that_cannot_be_read_costs_no_other_its_score():
+    """Such as an empty one: of a rollout it is one row of many."""
+    made = TrainedReward(ModelSource("playground:48x1"))
+    prompt, good = list(tasks.pairs(1, 0))[0].prompt, said("one red circle")
+    rows = [(prompt, answer, {"id": "a"}) for answer in (good, said(""), good)]
+    first, empty, last = made(rows)
+    assert np.isfinite(first) and first == last and np.isnan(empty)
+    assert np.isnan(made(rows[1:2])).tolist() == [True]
+
+
+def said(text):
+    return Response((Message("assistant", (Part("text", text=text),)),))
 
 
 def test_a_policy_is_no_reward_model():

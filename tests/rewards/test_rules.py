@@ -1,6 +1,7 @@
 """Rewards by rule, by hand; and sums of them, when one raises, hangs or says nonsense."""
 
 import math
+import threading
 import time
 
 import numpy as np
@@ -85,6 +86,44 @@ def test_weights_clipping_and_whitening_by_hand():
     white = combine.score(Rewards(rewards.terms, whiten=True), rows).total
     mean, spread = 5 / 3, math.sqrt((64 + 4 + 100) / 27)
     np.testing.assert_allclose(white, (np.array([-1, 1, 5]) - mean) / spread, rtol=1e-5)
+
+
+def test_rewards_that_hang_keep_no_other_waiting():
+    """More of them than workers, and one that is asked for all rows at once."""
+    told = threading.Event()
+
+    def hangs(prompt, response, record):
+        if record["n"] < 5:
+            told.wait(20)
+        return 1.0
+
+    terms = (
+        Term("hangs", hangs),
+        Term("batch", lambda rows: told.wait(20), batched=True),
+        Term("one", lambda p, r, record: 1.0),
+    )
+    rows = [((), said(""), {"n": n}) for n in range(8)]
+    began = time.monotonic()
+    found = combine.score(Rewards(terms, seconds=0.2, workers=4), rows)
+    # Two rounds of workers, then the batch: it neither waits a row, nor 20 s.
+    assert time.monotonic() - began < 15
+    told.set()
+    assert found.errors == {("hangs", "TimeoutError"): 5, ("batch", "TimeoutError"): 8}
+    np.testing.assert_array_equal(
+        np.isnan(found.terms["hangs"]), [True] * 5 + [False] * 3
+    )
+    np.testing.assert_array_equal(found.terms["one"], np.ones(8))
+
+
+def test_a_term_that_only_looks_on_takes_no_row_out():
+    def broken(prompt, response, record):
+        raise RuntimeError("away")
+
+    terms = (Term("one", lambda p, r, record: 1.0), Term("eye", broken, weight=0.0))
+    found = combine.score(Rewards(terms), [((), said(""), {})])
+    assert found.total.tolist() == [1.0] and found.errors == {
+        ("eye", "RuntimeError"): 1
+    }
 
 
 def test_failures_are_counted_and_follow_the_policy():

@@ -19,6 +19,7 @@ from alanything_jax.data.groups import Data
 from alanything_jax.generation.external import External, StalePolicy
 from alanything_jax.hub.source import ModelSource, tiny_bundle
 from alanything_jax.models.lora import Lora
+from alanything_jax.playground.environments import Guess
 from alanything_jax.playground.oracle import Oracle
 from alanything_jax.rewards import rules
 from alanything_jax.rewards.combine import Rewards, Term
@@ -90,7 +91,7 @@ def test_every_prompt_of_a_pass_is_seen_once(tmp_path):
     experiment = recipe(**PASSES)
     prepared, prompts, ptx = online.prepare(experiment, tmp_path / "q.jsonl", quiet)
     run = online.run_dir.open_run(tmp_path / "run", experiment)
-    rolls = online.Rolls(experiment, prepared, prompts, ptx, run)
+    rolls = online.Rolls(experiment, prepared, prompts, ptx, run, total=8)
     state = online.State(None, prepared.trainable, None)
     with jax.set_mesh(prepared.mesh):
         ids = [rolls.step(number, state).ids for number in (1, 2, 3, 4)]
@@ -186,6 +187,70 @@ def test_online_dpo_learns_from_best_and_worst(tmp_path):
     assert lines(run.path)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
 
 
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The same of all answers, or no number."""
+
+    value: float = 0.5
+
+    def __call__(self, prompt, response, record):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_online_dpo_learns_nothing_of_answers_that_are_as_good(value, tmp_path):
+    """Nor of one without a reward: noise would decide which is preferred."""
+    terms = Rewards((Term("same", Constant(value)),))
+    made = recipe(
+        DPO(nll_weight=1.0), steps=1, best_and_worst=True, rewards=terms, report_by=""
+    )
+    (line,) = lines(online.train(made, tmp_path, quiet).path)
+    assert line["loss"] == 0.0 and line["grad_norm"] == 0.0
+    assert ("reward/same" in line) == np.isfinite(value)
+    (shown,) = lines(tmp_path, "samples.jsonl")
+    assert shown["reward"] == (value if np.isfinite(value) else None)
+
+
+def test_an_environment_may_be_all_that_rewards(tmp_path):
+    rows = [{"prompt": f"guess {n}", "number": 10 * n} for n in (1, 2, 0)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = recipe(steps=1, name="grpo_smollm2.py", environment=Guess())
+    made = CHANGE(
+        made,
+        data=Data(str(tmp_path / "rows.jsonl"), columns=("prompt=prompt",)),
+        rollout=CHANGE(made.rollout, rewards=None, max_tokens=40, turns=2),
+        compute=CHANGE(made.compute, row_tokens=256),
+    )
+    made = CHANGE(made, train=CHANGE(made.train, groups_per_step=3))
+    (line,) = lines(online.train(made, tmp_path / "run", quiet).path)
+    assert line["rollout/tokens"] > 0 and 1 <= line["reward/turns"] <= 2
+    # There is no number 0 to guess, and that is said.
+    assert line["rollout/reward_errors"] == 3
+    (shown,) = lines(tmp_path / "run", "samples.jsonl")
+    assert "number=0" in shown["first_error"]
+
+
+def test_a_lagging_run_makes_no_rollout_too_many_and_replays(tmp_path):
+    made = recipe(steps=4, lag=1, passes=2)
+    run = online.train(made, tmp_path / "run", quiet)
+    assert len(list(run.rollouts.iterdir())) == 2
+    replay = CHANGE(made, rollout=CHANGE(made.rollout, replay=str(run.rollouts)))
+    again = online.train(replay, tmp_path / "again", quiet)
+    assert lines(run.path) == lines(again.path)
+    for path in run.rollouts.iterdir():
+        assert path.read_bytes() == (again.rollouts / path.name).read_bytes()
+
+
+def test_a_multiplier_has_bounds_and_outlives_a_rollout_without_costs(tmp_path):
+    algorithm = PPOLagrangian(multiplier_rate=1.0, multiplier=8.0)
+    assert algorithm.next_multiplier(8.0, 1e6) == pytest.approx(20.0)
+    assert algorithm.next_multiplier(8.0, -1e6) == 0.0
+    cost = Rewards((Term("none", Constant(float("nan"))),))
+    made = recipe(algorithm, steps=2, cost=cost, passes=1, minibatches=1)
+    found = lines(online.train(made, tmp_path, quiet).path)
+    assert [line["multiplier"] for line in found] == [8.0, 8.0]
+
+
 @pytest.mark.slow
 def test_a_multiplier_grows_while_answers_cost_too_much(tmp_path):
     cost = Rewards((Term("length", rules.Overlong(10, 10), -1.0),))
@@ -263,12 +328,23 @@ def test_prompts_without_room_for_an_answer_are_listed(tmp_path):
         (lambda e: CHANGE(e, algorithm=RLOO(), reference="cached"), 'is "cached"'),
         (lambda e: CHANGE(e, algorithm=DPO()), "best_and_worst=True"),
         (lambda e: recipe(sampling=rollout.Sampling(top_k=5)), "nothing else"),
+        (lambda e: recipe(rewards=Rewards()), "rollout.rewards is empty"),
+        (lambda e: recipe(samples=1), "GRPO compares 2 answers or more"),
+        (lambda e: recipe(PPOLagrangian()), "set rollout.cost="),
+        (lambda e: recipe(ptx_groups=1), "GRPO imitates nothing"),
         (lambda e: recipe(sampling=rollout.Sampling(temperature=0.0)), "above 0"),
     ],
 )
 def test_recipes_that_do_not_fit_say_why(change, words):
     with pytest.raises(ValueError, match=words):
         change(recipe())
+
+
+def test_answers_that_one_microbatch_cannot_hold_are_refused_at_once(tmp_path):
+    """RLOO compares all answers to a prompt: they must lie in one."""
+    made = recipe(RLOO(), samples=8, max_new_tokens=40)
+    with pytest.raises(ValueError, match="rows of 64 tokens in one microbatch of 2"):
+        online.train(made, tmp_path, quiet)
 
 
 def test_a_value_model_of_another_shape_is_refused(tmp_path):
@@ -290,7 +366,7 @@ def served_by(engine, tmp_path):
     like = Rewards((Term("like", rules.Similarity()),))
     made = recipe(steps=2, name="grpo_smollm2.py", rewards=like)
     external = External(engine.url, str(tmp_path / "weights"), retries=0)
-    options = CHANGE(made.rollout, engine=external, recompute=True)
+    options = CHANGE(made.rollout, engine=external)
     return CHANGE(made, rollout=options)
 
 
@@ -302,6 +378,13 @@ def test_a_server_answers_with_the_newest_weights(engine, tmp_path):
     for line in lines(run.path):
         assert line["sampler_weight"] == pytest.approx(1.0, abs=1e-3)
         assert line["tokens"] > 0
+    # Old log-probs are the trainer's: an engine of other weights shows in their ratio.
+    rolled = rollout_file.load(run.rollouts / "000000.npz")
+    ours, theirs = (
+        np.concatenate(x[0]) for x in (rolled.recorded["old"], rolled.logps)
+    )
+    assert np.any(ours != theirs)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_a_server_of_older_weights_stops_the_run(engine, tmp_path):
