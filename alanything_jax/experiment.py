@@ -142,7 +142,7 @@ def _check_online(experiment):
         ),
         (
             rollout.ptx_groups > 0
-            and not getattr(experiment.algorithm, "ptx_weight", 0),
+            and not getattr(experiment.algorithm, "ptx_weight", TEACHER in roles),
             f"imitates nothing, yet rollout.ptx_groups={rollout.ptx_groups}: give "
             "PPO(ptx_weight=...), or rollout.ptx_groups=0.",
         ),

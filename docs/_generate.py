@@ -166,7 +166,8 @@ def plan_tables(folder: Path) -> str:
                 "–" if plan[key] is None else write(plan[key])
                 for key, (_, write) in COLUMNS.items()
             ]
-            cells.append(f"`{' '.join(plan['options'])}`" if plan["options"] else "")
+            options = " ".join(plan.get("options", ()))
+            cells.append(f"`{options}`" if options else "")
             if plan["slices"] > 1:
                 cells[1] = f"{plan['slices']} x {cells[1]}"
             rows.append([*cells, f"[JSON](plans/{file.name})"])

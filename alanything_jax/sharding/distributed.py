@@ -13,7 +13,6 @@ import dataclasses
 import glob
 import json
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -286,46 +285,6 @@ def gather(value: Any) -> list[Any]:
     padded = np.pad(data, (0, sizes.max() - data.size))
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes)]
-
-
-def broadcast(value: Any) -> Any:
-    """Process 0's value, by pickle, on every process; all must call it."""
-    if not several():
-        return value
-    data = np.frombuffer(pickle.dumps(value) if is_primary() else b"", np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-    room = data if is_primary() else np.zeros(size, np.uint8)
-    return pickle.loads(bytes(multihost_utils.broadcast_one_to_all(room)))
-
-
-def led(run: Callable[[Callable], Any], together: Callable) -> Any:
-    """`run(together)` by process 0 alone, but for `together`, in which all take part.
-
-    So what a server, a judge or a user's code says need not be the same on all hosts:
-    process 0 hears it, and tells the others what to do along with it, and what came of it.
-
-    Raises RuntimeError: process 0 failed, on the others. Its own error, there.
-    """
-    if not several():
-        return run(together)
-
-    def called(*arguments):
-        broadcast(("call", arguments))
-        return together(*arguments)
-
-    if is_primary():
-        try:
-            return broadcast(("done", run(called)))[1]
-        except Exception as error:
-            broadcast(("failed", f"{type(error).__name__}: {error}"))
-            raise
-    while True:
-        news, what = broadcast(None)
-        if news == "done":
-            return what
-        if news == "failed":
-            raise RuntimeError(f"process 0 stopped: {what}")
-        together(*what)
 
 
 @contextlib.contextmanager

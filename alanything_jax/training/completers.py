@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 
+from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.data.prompts import Prompt
+from alanything_jax.data.soft import Placement
 from alanything_jax.generation import external
-from alanything_jax.generation.decode import generate_tokens
+from alanything_jax.generation.decode import Completion, generate_tokens
 from alanything_jax.generation.generate import block_of, eos_ids
 from alanything_jax.models import lora
 from alanything_jax.models.params import unflatten
@@ -97,6 +99,43 @@ def own(prepared: Prepared, options: rollout.Rollout, params: Flat) -> rollout.C
         return [rollout.whole(completion, p, grammar) for completion, p in pairs]
 
     return complete
+
+
+def asking(ask: Callable[..., Any], prompts: Sequence[Prompt]) -> rollout.Complete:
+    """Answers by `ask`, which gets prompts as arrays and hands them to what `asked` made.
+
+    Media stay where they are: every process has its own, told by their prompt's place.
+    """
+    views = [prompt.group.prompt_soft for prompt in prompts]
+    places = {id(view.media): n for n, view in enumerate(views) if view and view.media}
+
+    def told(group):
+        view = group.prompt_soft
+        if view is None:
+            return [group.prompt, -1, None, None]
+        place = places[id(view.media)] if view.media else -1
+        return [group.prompt, place, view.position, view.span]
+
+    def complete(groups, samples, seed):
+        return ask([told(group) for group in groups], samples, seed)
+
+    return complete
+
+
+def asked(
+    complete: rollout.Complete, prompts: Sequence[Prompt]
+) -> Callable[..., list[Completion]]:
+    """See `asking`."""
+
+    def group(tokens, place, position, span):
+        media = prompts[place].group.prompt_soft.media if place >= 0 else ()
+        view = None if position is None else Placement(media, position, span)
+        return EncodedGroup("", tokens, (), prompt_soft=view)
+
+    def answer(told, samples, seed):
+        return complete([group(*one) for one in told], samples, seed)
+
+    return answer
 
 
 def record(

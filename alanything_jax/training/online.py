@@ -29,7 +29,14 @@ from alanything_jax.data.prompts import Prompt, load_prompts
 from alanything_jax.experiment import Experiment
 from alanything_jax.generation.decode import Completion
 from alanything_jax.sharding import distributed, pjit
-from alanything_jax.training import completers, loop, rollout, rollout_file, run_dir
+from alanything_jax.training import (
+    completers,
+    lead,
+    loop,
+    rollout,
+    rollout_file,
+    run_dir,
+)
 from alanything_jax.training import prepare as preparing
 from alanything_jax.training.prepare import Prepared
 from alanything_jax.training.step import State
@@ -245,7 +252,7 @@ class Rolls:
 
     def _stored(self, which):
         """A rollout on disk, or of those to replay; process 0 looks for all of them."""
-        return distributed.led(lambda _: self._load(which), lambda: None)
+        return lead.led(lambda _: self._load(which), lambda: None)
 
     def _load(self, which):
         path = self.path(which)
@@ -276,15 +283,15 @@ class Rolls:
         wanted = self.experiment.train.groups_per_step * self.options.minibatches
         how = (self.prepared, self.options, params)
 
-        def collect(complete):
-            if self.options.engine is not None:
-                complete = served
+        def collect(ask):
+            complete = served or completers.asking(ask, self.prompts)
             start = (self.experiment.seed, which, cursor)
             about = (self.options, self.prompts, wanted, self.prepared.bundle)
             return rollout.collect(*about, complete, start)
 
         served = self.options.engine and completers.served(*how, which)
-        rolled = distributed.led(collect, completers.own(*how))
+        asked = completers.asked(completers.own(*how), self.prompts)
+        rolled = lead.led(collect, asked)
         rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)
         rolled = completers.record(*how, self.prompts, rolled)
         if distributed.is_primary():

@@ -87,7 +87,7 @@ def assert_same(one, other, tolerance=1e-5, of_losses=0.0):
     """
     assert [line["step"] for line in one] == [line["step"] for line in other]
     for a, b in zip(one, other, strict=True):
-        assert a.keys() == b.keys()
+        assert a.keys() == b.keys(), a.keys() ^ b.keys()
         for name in a:
             if a["step"] < 2 and name.endswith("reward_accuracy"):
                 continue  # Policy and reference are equal: rounding decides.

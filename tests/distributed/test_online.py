@@ -52,6 +52,7 @@ def test_two_processes_go_on_in_the_middle_of_a_pass(runs, tmp_path):
 LED = """
 import json, sys
 from alanything_jax.sharding import distributed
+from alanything_jax.training import lead
 distributed.distributed_init(lambda line: None)
 place = distributed.is_primary()
 heard = []
@@ -69,7 +70,7 @@ def together(word, times):
     return word * times
 
 try:
-    out = distributed.led(work, together)
+    out = lead.led(work, together)
 except (KeyError, RuntimeError) as error:
     out = f"{type(error).__name__}: {error}"
 print(json.dumps([out, heard]))
