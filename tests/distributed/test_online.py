@@ -38,6 +38,7 @@ def test_two_processes_roll_and_learn_as_one(runs):
             np.testing.assert_allclose(a["logps"], b["logps"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_in_the_middle_of_a_pass(runs, tmp_path):
     """Step 3 is the first of the second rollout, which is on disk."""
     whole = runs[2][0]

@@ -153,7 +153,11 @@ def test_what_cannot_be_drawn(janus):
 
 
 @pytest.mark.parametrize(
-    "family", [test_chameleon, test_emu3], ids=["chameleon", "emu3"]
+    "family",
+    [
+        pytest.param(test_chameleon, id="chameleon"),
+        pytest.param(test_emu3, id="emu3", marks=pytest.mark.slow),
+    ],
 )
 def test_pictures_through_the_grammar(family, tmp_path):
     if family is test_emu3:

@@ -158,6 +158,7 @@ def clips(tmp_path_factory):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_clips_of_several_groups_of_frames(clips):
     model, codec, params = clips
     pixels = noise(2, 12, 16, 24, 3)

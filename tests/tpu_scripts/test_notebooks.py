@@ -19,7 +19,7 @@ RUNS = [
     pytest.param("align_dpo", 8, marks=SLOW),
     pytest.param("llf_playground", 1, marks=SLOW),
     pytest.param("llf_playground", 8, marks=SLOW),
-    ("export_chat", 1),
+    pytest.param("export_chat", 1, marks=SLOW),
 ]
 
 

@@ -52,7 +52,7 @@ def train(experiment, path):
     "name,algorithm,quantize,adapter",
     [
         pytest.param("sft", SFT(), "int8", PLAIN, marks=pytest.mark.slow),
-        ("dpo", DPO(), "nf4", DORA),
+        pytest.param("dpo", DPO(), "nf4", DORA, marks=pytest.mark.slow),
         ("reward", Reward(), "nf4", PLAIN),
         pytest.param("moe", DPO(), "int8", PLAIN, marks=pytest.mark.slow),
     ],
