@@ -18,8 +18,9 @@ def config():
         recipe.compute,
         row_tokens=64,
         rows_per_microbatch=4,
-        block=32,
+        attention="dense",
         mesh=("fsdp=4",),
     )
+    model = change(recipe.model, path="playground:24x1")
     rollout = change(recipe.rollout, samples=3, max_new_tokens=10, passes=2)
-    return change(recipe, train=train, compute=compute, rollout=rollout)
+    return change(recipe, model=model, train=train, compute=compute, rollout=rollout)
