@@ -134,6 +134,7 @@ def _samples_of_trl(folder):
         places=places,
         tokens=grouped(flat),
         logps=grouped(logps),
+        scored=grouped([np.ones(len(ids), bool) for ids in flat]),
         finished=np.ones(shape, bool),
         rewards=np.array(grouped(list(first["rewards"])), np.float32),
         costs=np.zeros(shape, np.float32),
