@@ -124,8 +124,7 @@ def _check_online(experiment):
             "rollout.best_and_worst=True, or use an algorithm of rewards such as GRPO."
         )
     scored = rollout.environment or (rollout.rewards and rollout.rewards.terms)
-    _refuse(
-        experiment.algorithm,
+    for wrong, words in (
         (
             (compared or rollout.dynamic) and not scored,
             "compares answers by their rewards, and rollout.rewards is empty: set "
@@ -146,19 +145,14 @@ def _check_online(experiment):
             f"imitates nothing, yet rollout.ptx_groups={rollout.ptx_groups}: give "
             "PPO(ptx_weight=...), or rollout.ptx_groups=0.",
         ),
-    )
+    ):
+        if wrong:
+            raise ValueError(f"{name} {words}")
     if experiment.data.stream or experiment.data.heldout_groups:
         raise ValueError(
             "rollouts read all prompts first, and hold none out: set "
             "data.stream=0 and data.heldout_groups=0."
         )
-
-
-def _refuse(algorithm, *cases):
-    """Raises ValueError: the first (condition, words) that holds."""
-    for wrong, words in cases:
-        if wrong:
-            raise ValueError(f"{type(algorithm).__name__} {words}")
 
 
 def _check_stream(experiment):

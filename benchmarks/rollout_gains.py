@@ -51,15 +51,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--judge")
     options = parser.parse_args()
-    judge = options.judge and TrainedReward(
-        ModelSource(options.judge, compute_dtype="mixed")
-    )
+    judge = None
+    if options.judge:
+        judge = TrainedReward(ModelSource(options.judge, compute_dtype="mixed"))
     prompts = playground.test_prompts(COUNT, SEED)
     tasks = [oracle.goal_of(prompt)["task"] for prompt in prompts]
-    before = scores(options.base, prompts, judge or None)
+    before = scores(options.base, prompts, judge)
     print("base", {name: round(float(np.nanmean(v)), 3) for name, v in before.items()})
     for run in options.runs:
-        for name, values in scores(run, prompts, judge or None).items():
+        for name, values in scores(run, prompts, judge).items():
             print(f"{run}  {name:<7}", told(values - before[name], tasks))
 
 

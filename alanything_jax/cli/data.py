@@ -167,9 +167,9 @@ def check(
       max_group_tokens: the limit that counts as too long.
     """
     place = read.source(source)
-    reads = inspect_tokens.reader(model) if model else None
-    known = (reads and reads.tokenizer, Limits(max_group_tokens=max_group_tokens))
-    report = data.check(place, *known, reads and reads.coder)
+    reads = inspect_tokens.reader(model) if model else inspect_tokens.Reader("", None)
+    limits = Limits(max_group_tokens=max_group_tokens)
+    report = data.check(place, reads.tokenizer, limits, reads.coder)
     table = rich.table.Table("what", "how many")
     table.add_row("records", str(report.records))
     for size, number in sorted(report.responses.items()):

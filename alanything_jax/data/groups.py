@@ -277,7 +277,10 @@ def _with_sound(example):
 
     def behind(part):
         found = media.audio_of(part) if part.kind == "video" else None
-        return [part, *([Part("audio", data=found[0], meta=found[1])] if found else [])]
+        if found is None:
+            return [part]
+        samples, meta = found
+        return [part, Part("audio", data=samples, meta=meta)]
 
     try:
         return common.map_parts(example, behind)

@@ -72,8 +72,10 @@ def _opened(path, mode="r"):
 
 def _json(path, first):
     with _opened(path) as file:
-        start = file.readline()
-    if start.startswith("{") and start.rstrip().endswith("}"):
+        # A list may be one line of all there is: read no more of it than this.
+        start = file.read(1)
+        line = file.readline() if start == "{" else ""
+    if line.rstrip().endswith("}"):
         # What `datasets` writes under this name: an object a line.
         yield from _jsonl(path, first)
         return

@@ -46,29 +46,6 @@ def to_json(value: Any) -> Any:
     return str(value)  # Dates and decimals of a table's further columns.
 
 
-def from_json(value: Any, also: Sequence[type] = ()) -> Any:
-    """The inverse of `to_json`; lists come back as lists inside `extra`, else tuples.
-
-    `also`: records of other types than the schema's that may come.
-    """
-    if isinstance(value, list):
-        return [from_json(v, also) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "__bytes__" in value:
-        return base64.b64decode(value["__bytes__"])
-    if "__array__" in value:
-        raw = base64.b64decode(value["__array__"])
-        return np.frombuffer(raw, value["dtype"]).reshape(value["shape"]).copy()
-    if "__type__" in value:
-        known = _TYPES | {kind.__name__: kind for kind in also}
-        kind = known[value["__type__"]]
-        fields = {k: from_json(v, also) for k, v in value.items() if k != "__type__"}
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return kind(**tuples)
-    return {k: from_json(v, also) for k, v in value.items()}
-
-
 _TYPES = {
     kind.__name__: kind
     for kind in (
@@ -81,6 +58,28 @@ _TYPES = {
         schema.Critique,
     )
 }
+
+
+def from_json(value: Any, types: Mapping[str, type] = _TYPES) -> Any:
+    """The inverse of `to_json`; lists come back as lists inside `extra`, else tuples.
+
+    `types`: the records that may come, by name; the schema's.
+    """
+    if isinstance(value, list):
+        return [from_json(v, types) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "__bytes__" in value:
+        return base64.b64decode(value["__bytes__"])
+    if "__array__" in value:
+        raw = base64.b64decode(value["__array__"])
+        return np.frombuffer(raw, value["dtype"]).reshape(value["shape"]).copy()
+    if "__type__" in value:
+        kind = types[value["__type__"]]
+        fields = {k: from_json(v, types) for k, v in value.items() if k != "__type__"}
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return kind(**tuples)
+    return {k: from_json(v, types) for k, v in value.items()}
 
 
 def to_text(example: schema.Example) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 from alanything_jax import hub
 from alanything_jax.data import packing
 from alanything_jax.data.encode import Branch, EncodedGroup
-from alanything_jax.generation.decode import CHUNK, bucket, generate_tokens
-from alanything_jax.generation.generate import answer, eos_ids
+from alanything_jax.generation.decode import bucket, generate_tokens
+from alanything_jax.generation.generate import answer, eos_ids, stop_where
 from alanything_jax.generation.sampler import Sampling
 from alanything_jax.models import decoder, heads
 from alanything_jax.models.config import DecoderConfig
@@ -165,14 +165,6 @@ def continuations(
         text = bundle.tokenizer.decode(tokens)
         return any(end in text for end in how.until)
 
-    def stop(number, tokens):
-        del number
-        if not holds(tokens):
-            return None
-        # What was said before this chunk did not hold it.
-        sizes = range(max(1, len(tokens) - CHUNK), len(tokens))
-        return next((n for n in sizes if holds(tokens[:n])), len(tokens))
-
     done = generate_tokens(
         bundle.params,
         bundle.model.config,
@@ -183,7 +175,7 @@ def continuations(
         eos_ids=eos_ids(bundle),
         seed=seed,
         on_done=lambda number, completion: told(1),
-        stop=stop if how.until else None,
+        stop=stop_where(holds) if how.until else None,
     )
     return [_cut(answer(bundle, one).text, how.until) for one in done]
 

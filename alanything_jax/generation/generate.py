@@ -143,16 +143,23 @@ def _stopper(bundle, stop):
         text = bundle.tokenizer.decode(tokens, skip_special_tokens=True)
         return any(string in text for string in stop)
 
-    def stopped(number, tokens):
+    return stop_where(holds)
+
+
+def stop_where(
+    holds: Callable[[np.ndarray], bool],
+) -> Callable[[int, np.ndarray], int | None]:
+    """For `generate_tokens`: a row is over at the first of its tokens where `holds`."""
+
+    def stop(number, tokens):
         del number
         if not holds(tokens):
             return None
         # What was said before this chunk did not hold it.
-        start = max(1, len(tokens) - CHUNK)
-        sizes = range(start, len(tokens))
+        sizes = range(max(1, len(tokens) - CHUNK), len(tokens))
         return next((n for n in sizes if holds(tokens[:n])), len(tokens))
 
-    return stopped
+    return stop
 
 
 def streamer(

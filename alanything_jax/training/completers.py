@@ -24,13 +24,10 @@ from alanything_jax.training.prepare import Prepared
 from alanything_jax.training.step import Flat, run_role
 
 
-def served(
-    prepared: Prepared, options: rollout.Rollout, params: Flat, version: int
-) -> rollout.Complete:
-    """Answers by `options.engine`, once it serves these parameters under this version.
+def merged(prepared: Prepared, options: rollout.Rollout, params: Flat) -> Any:
+    """What an engine is handed: the policy's weights on this host, the adapter in them.
 
-    Raises ValueError: prompts with media, or answers of another kind than text, which the
-    engines' servers do not take; external.EngineError: it fails, or serves others.
+    All processes call it. Raises ValueError: the model says more than text.
     """
     tree, program = unflatten(params), prepared.program
     if program.config.grammar is not None and program.config.grammar.blocks:
@@ -38,18 +35,24 @@ def served(
             f"rollout.engine {options.engine.url} says text alone, and this model more: "
             "leave rollout.engine out, and the answers are made here."
         )
-    merged = tree[program.trained]
+    whole = tree[program.trained]
     if "lora" in tree:
-        merged = lora.merge(merged, tree["lora"], program.lora.scale)
-    weights = jax.tree.map(pjit.fetch, merged)
-    bundle = dataclasses.replace(prepared.bundle, params=weights)
+        whole = lora.merge(whole, tree["lora"], program.lora.scale)
+    return jax.tree.map(pjit.fetch, whole)
 
-    @functools.cache
-    def push():
-        external.push(options.engine, bundle, version)
+
+def served(
+    prepared: Prepared, options: rollout.Rollout, weights: Any, version: int
+) -> rollout.Complete:
+    """Answers by `options.engine`, which is handed `merged` weights under this version.
+
+    Raises ValueError: prompts with media, which the engines' servers do not take;
+    external.EngineError: it fails, or serves others.
+    """
+    bundle = dataclasses.replace(prepared.bundle, params=weights)
+    external.push(options.engine, bundle, version)
 
     def complete(groups, samples, seed):
-        push()
         media = [group.id for group in groups if group.prompt_soft is not None]
         if media:
             raise ValueError(
@@ -60,7 +63,7 @@ def served(
             options.engine,
             [group.prompt for group in groups],
             version=version,
-            vocab_size=program.config.vocab_size,
+            vocab_size=prepared.program.config.vocab_size,
             samples=samples,
             max_new_tokens=options.max_new_tokens,
             sampling=options.sampling,

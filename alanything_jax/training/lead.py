@@ -13,7 +13,7 @@ from alanything_jax.sharding import distributed
 from alanything_jax.training import rollout_file
 
 # What is told, beside plain values and arrays: nothing that was sent is run.
-_TOLD = (rollout_file.Rolled,)
+_TOLD = {"Rolled": rollout_file.Rolled}
 
 
 def led(run: Callable[[Callable], Any], together: Callable) -> Any:

@@ -28,7 +28,7 @@ from alanything_jax.data.mixture import permutation
 from alanything_jax.data.prompts import Prompt, load_prompts
 from alanything_jax.experiment import Experiment
 from alanything_jax.generation.decode import Completion
-from alanything_jax.sharding import distributed, pjit
+from alanything_jax.sharding import distributed
 from alanything_jax.training import (
     completers,
     lead,
@@ -201,17 +201,12 @@ class Rolls:
             picked.append(group)
             for values in recorded.values():
                 values.append([np.zeros(len(b.tokens)) for b in group.branches])
-        how = (self.prepared.layout, self.prepared.program.algorithm.couples)
-        data = pipeline.pack(done, picked, *how, recorded, self._own_rows())
+        prepared = self.prepared
+        how = (prepared.layout, prepared.program.algorithm.couples)
+        own = preparing.own_rows(prepared.mesh, prepared.rules, prepared.layout)
+        data = pipeline.pack(done, picked, *how, recorded, own)
         facts = {"rollout": which, "policy_age": inner + rolled.age} | rolled.facts
         return dataclasses.replace(data, facts=facts)
-
-    def _own_rows(self):
-        """Of a microbatch, where several processes share it."""
-        if not distributed.several():
-            return None
-        prepared = self.prepared
-        return pjit.own_rows(prepared.mesh, prepared.rules, prepared.layout.rows)
 
     def settle(self) -> None:
         """Wait for what is under way, so that it is on disk."""
@@ -223,7 +218,7 @@ class Rolls:
         params = self.prepared.frozen | state.trainable
         rolled = self._ready(which)
         if rolled is None:
-            rolled = self._make(which, params, 0)
+            rolled = self._make(which, self._before(which), params, 0)
         following = which + 1
         wanted = following * self.options.steps < self.total
         if self.options.lag and wanted and not self._stored(following):
@@ -232,7 +227,7 @@ class Rolls:
             age = self.options.steps
             # In a context of its own: the mesh that is set is a thread's own.
             self.coming[following] = self.thread.submit(
-                self._make_in_thread, following, kept, age
+                self._make_in_thread, following, rolled, kept, age
             )
             if self.prepared.mesh.size > 1:
                 # Devices run the programs that they share in one order.
@@ -240,9 +235,15 @@ class Rolls:
         grammar = self.prepared.program.config.grammar
         return rolled, rollout.encode(rolled, self.options, self.prompts, grammar)
 
-    def _make_in_thread(self, number, params, age):
+    def _make_in_thread(self, *how):
         with jax.set_mesh(self.prepared.mesh):
-            return self._make(number, params, age)
+            return self._make(*how)
+
+    def _before(self, which):
+        """The rollout before one: at hand, or, where a run goes on, on disk."""
+        if self.current and self.current[0].number == which - 1:
+            return self.current[0]
+        return self._stored(which - 1) if which else None
 
     def _ready(self, which):
         """A rollout that is under way or on disk, else None."""
@@ -267,14 +268,13 @@ class Rolls:
             shutil.copy(there, path)
         return rollout_file.load(path) if path.exists() else None
 
-    def _make(self, which, params, age):
-        """Sample, score, record and write rollout `which`."""
+    def _make(self, which, last, params, age):
+        """Sample, score, record and write rollout `which`, which follows `last`."""
         cursor, multiplier = 0, 0.0
         costly = "multiplier" in self.experiment.algorithm.numbers
         if costly:
             multiplier = self.experiment.algorithm.multiplier
-        if which:
-            last = self._stored(which - 1)
+        if last is not None:
             cursor, multiplier = last.cursor, last.multiplier
             if costly and np.isfinite(last.costs).any():
                 multiplier = self.experiment.algorithm.next_multiplier(
@@ -283,13 +283,18 @@ class Rolls:
         wanted = self.experiment.train.groups_per_step * self.options.minibatches
         how = (self.prepared, self.options, params)
 
+        # Gathering the weights takes all processes; the engine gets them from one.
+        weights = completers.merged(*how) if self.options.engine else None
+
         def collect(ask):
-            complete = served or completers.asking(ask, self.prompts)
+            if weights is not None:
+                complete = completers.served(*how[:2], weights, which)
+            else:
+                complete = completers.asking(ask, self.prompts)
             start = (self.experiment.seed, which, cursor)
             about = (self.options, self.prompts, wanted, self.prepared.bundle)
             return rollout.collect(*about, complete, start)
 
-        served = self.options.engine and completers.served(*how, which)
         asked = completers.asked(completers.own(*how), self.prompts)
         rolled = lead.led(collect, asked)
         rolled = dataclasses.replace(rolled, multiplier=multiplier, age=age)

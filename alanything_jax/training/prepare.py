@@ -94,7 +94,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
             numbers = _reference_logps(
                 program, params, (train, heldout), layout, mesh, table, say
             )
-    own = pjit.own_rows(mesh, table, layout.rows) if distributed.several() else None
+    own = own_rows(mesh, table, layout)
     how = (layout, per_step, experiment.seed, algorithm.couples)
 
     def source(groups, numbers, shuffle):
@@ -120,6 +120,15 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         feed,
         source(heldout, numbers[1], False) if heldout else None,
     )
+
+
+def own_rows(
+    mesh: jax.sharding.Mesh, table: rules.Rules, layout: packing.Layout
+) -> np.ndarray | None:
+    """Which rows of a microbatch this process fills; None where it is alone: all."""
+    if not distributed.several():
+        return None
+    return pjit.own_rows(mesh, table, layout.rows)
 
 
 def load(

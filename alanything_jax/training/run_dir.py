@@ -101,8 +101,7 @@ def locate(path: str | Path) -> RunDir:
     if distributed.is_primary():
         shutil.rmtree(run.path, ignore_errors=True)
         run.path.mkdir(parents=True)
-        for file in epath.Path(run.bucket).glob("*.json*"):
-            (run.path / file.name).write_bytes(file.read_bytes())
+        pull(run, "*.json*")
     return run
 
 
@@ -119,8 +118,7 @@ def remove(run: RunDir, file: Path) -> None:
     """Take a file out of a run, and out of its bucket."""
     file.unlink()
     if run.bucket:
-        there = epath.Path(run.bucket) / file.relative_to(run.path).as_posix()
-        there.unlink(missing_ok=True)
+        _in_bucket(run, file).unlink(missing_ok=True)
 
 
 def push(run: RunDir) -> None:
@@ -128,10 +126,14 @@ def push(run: RunDir) -> None:
     if not (run.bucket and distributed.is_primary()):
         return
     for file in filter(Path.is_file, run.path.rglob("*")):
-        there = epath.Path(run.bucket) / file.relative_to(run.path).as_posix()
+        there = _in_bucket(run, file)
         if not there.exists() or there.stat().length != file.stat().st_size:
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(file.read_bytes())
+
+
+def _in_bucket(run, file):
+    return epath.Path(run.bucket) / file.relative_to(run.path).as_posix()
 
 
 def open_run(

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from alanything_jax import experiment as recipes
+from tests.distributed.recipe import on_four
 
 
 def config():
@@ -14,13 +15,7 @@ def config():
     train = change(
         recipe.train, steps=4, groups_per_step=2, checkpoint_every=1, tensorboard=False
     )
-    compute = change(
-        recipe.compute,
-        row_tokens=64,
-        rows_per_microbatch=4,
-        attention="dense",
-        mesh=("fsdp=4",),
-    )
+    compute = on_four(recipe.compute)
     model = change(recipe.model, path="playground:24x1")
     rollout = change(recipe.rollout, samples=3, max_new_tokens=10, passes=2)
     return change(recipe, model=model, train=train, compute=compute, rollout=rollout)

@@ -124,14 +124,20 @@ def test_a_bucket_without_gcsfs_says_what_to_install(tmp_path):
         alanything_jax.train(recipe(mesh=()), "gs://bucket/run", **QUIET)
 
 
-def test_a_run_in_a_bucket_resumes_from_it_alone(tmp_path, monkeypatch):
-    """A folder stands for the bucket; between the runs this host loses its disk."""
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder that stands for the bucket of this name."""
 
-    def bucket(place):
+    def local(place):
         return epath.Path(place.replace("gs://", f"{tmp_path}/"))
 
-    monkeypatch.setattr(run_dir, "epath", types.SimpleNamespace(Path=bucket))
+    monkeypatch.setattr(run_dir, "epath", types.SimpleNamespace(Path=local))
     monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: name)
+    return tmp_path / "bucket"
+
+
+def test_a_run_in_a_bucket_resumes_from_it_alone(bucket, tmp_path):
+    """A folder stands for the bucket; between the runs this host loses its disk."""
     small = recipe(mesh=())
 
     def train(steps, path):
@@ -142,7 +148,7 @@ def test_a_run_in_a_bucket_resumes_from_it_alone(tmp_path, monkeypatch):
 
     run = train(2, "gs://bucket/run")
     assert str(run) == "gs://bucket/run"
-    there = tmp_path / "bucket" / "run"
+    there = bucket / "run"
     shutil.rmtree(run.path)
     config = json.loads((there / "config.json").read_text())
     config["train"]["steps"] = 4
@@ -154,20 +160,14 @@ def test_a_run_in_a_bucket_resumes_from_it_alone(tmp_path, monkeypatch):
     assert restore.load_run("gs://bucket/run").step == 4
 
 
-def test_rollouts_of_a_run_in_a_bucket_come_back_from_it(tmp_path, monkeypatch):
+def test_rollouts_of_a_run_in_a_bucket_come_back_from_it(bucket):
     """Step 3 is of a rollout that step 2's checkpoint lies in the middle of."""
-
-    def bucket(place):
-        return epath.Path(place.replace("gs://", f"{tmp_path}/"))
-
-    monkeypatch.setattr(run_dir, "epath", types.SimpleNamespace(Path=bucket))
-    monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: name)
     small = recipes.load(RECIPE.with_name("online_recipe.py"))
     compute = dataclasses.replace(small.compute, mesh=(), rows_per_microbatch=2)
     rollout = dataclasses.replace(small.rollout, passes=4)
     small = dataclasses.replace(small, compute=compute, rollout=rollout)
     run = alanything_jax.train(small, "gs://bucket/run", **QUIET)
-    there = tmp_path / "bucket" / "run"
+    there = bucket / "run"
     whole, rolled = read(there), (there / "rollouts/000000.npz").read_bytes()
     for step in (3, 4):
         shutil.rmtree(there / f"checkpoints/{step}")
