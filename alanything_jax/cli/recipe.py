@@ -19,7 +19,7 @@ from alanything_jax.models.lora import Lora
 _VERBS = {
     "Experiment": ("train", "evaluate", "plan"),
     "CodecRecipe": ("train",),
-    "LLF": ("llf",),
+    "LLF": ("llf", "plan"),
     "Annotation": ("annotate",),
 }
 

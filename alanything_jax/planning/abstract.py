@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alanything_jax.algorithms.base import scores_trained
+from alanything_jax.algorithms.base import TEACHER, scores_trained
 from alanything_jax.data import soft
 from alanything_jax.experiment import Experiment
 from alanything_jax.hub.source import describe
@@ -34,7 +34,8 @@ class Abstract:
 
     Attributes:
       accumulate, apply: a jitted function and the abstract arguments to lower it with.
-      microbatches: how often a step runs `accumulate`.
+      frozen: likewise the forward of the roles that do not train; None = nothing to run.
+      microbatches: how often a step runs `accumulate`, and `frozen`.
       live: kind -> tree of abstract arrays that lie in memory all the time.
     """
 
@@ -43,6 +44,7 @@ class Abstract:
     microbatches: int
     accumulate: tuple[Any, tuple]
     apply: tuple[Any, tuple]
+    frozen: tuple[Any, tuple] | None
     live: dict[str, Any]
 
 
@@ -68,6 +70,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
     batch = _batch(experiment, program, mesh, table, rows)
     microbatches = -(-experiment.train.groups_per_step // rows)
     state, compiled = _state(experiment, program, mesh, trainable, frozen, rates)
+    runs = (compiled.frozen, (frozen | trainable, batch))
     with jax.set_mesh(mesh):
         batch, fixed, counts = _annotated(
             algorithm, compiled, frozen | trainable, batch, microbatches
@@ -84,6 +87,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
         microbatches,
         (compiled.accumulate, (*arguments, (grads, carry[1]))),
         (compiled.apply, (state, grads)),
+        runs if program.read_roles else None,
         {
             "parameters": trainable,
             "frozen": frozen,
@@ -138,8 +142,6 @@ def _is_array(x):
 def _parameters(experiment, program, model, mesh, table):
     """Abstract trainable and frozen arrays, and the rates of those that train, as
     `training.prepare.partition` has them."""
-    if experiment.teacher is not None:
-        raise ValueError("no plan yet of recipes with a teacher of its own size.")
     scoring = scores_trained(program.algorithm)
     specs, role = flatten(model.specs(scoring)), program.trained
     dtype = jnp.dtype(experiment.model.param_dtype)
@@ -155,11 +157,10 @@ def _parameters(experiment, program, model, mesh, table):
         }
 
     trainable, frozen = placed(role, specs, dtype), {}
-    for other in program.algorithm.trains[1:]:
-        if experiment.adapter is not None:
-            raise ValueError("no plan yet of value models with adapters.")
-        trainable |= placed(other, flatten(model.specs(True)), dtype)
-    if program.reference == "live":
+    if program.teacher is not None:
+        theirs = flatten(describe(experiment.teacher).specs(False))
+        frozen |= placed(TEACHER, theirs, jnp.dtype(experiment.teacher.param_dtype))
+    elif program.reference == "live":
         for other in program.frozen_roles:
             frozen |= placed(other, specs, dtype)
     if experiment.adapter is not None:
@@ -167,6 +168,15 @@ def _parameters(experiment, program, model, mesh, table):
         frozen |= {p: x for p, x in trainable.items() if p not in head}
         small = flatten(lora_specs(model.specs(scoring), experiment.adapter))
         trainable = head | placed("lora", small, jnp.float32)
+    whole = model.specs(True)
+    for other in program.algorithm.trains[1:]:
+        if experiment.adapter is None:
+            trainable |= placed(other, flatten(whole), dtype)
+            continue
+        head = {"heads": {"score": whole["heads"]["score"]}}
+        small = flatten(lora_specs(whole, experiment.adapter))
+        trainable |= placed(other, flatten(head), jnp.float32)
+        trainable |= placed(f"{other}_lora", small, jnp.float32)
     shapes = {path.split("/", 1)[1]: x.shape for path, x in trainable.items()}
     found = optimizers.multipliers(experiment.optimizer, shapes)
     rates = {path: found[path.split("/", 1)[1]] for path in sorted(trainable)}

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from alanything_jax.models import attention
+from alanything_jax.algorithms.base import TEACHER
+from alanything_jax.models import attention, quant
 from alanything_jax.models.config import DecoderConfig
 
 # Products of a query block with a key block, by the name of the kernel.
@@ -102,3 +103,57 @@ def of_model(
     """
     scores = 2 * cfg.num_layers * cfg.num_heads * cfg.head_width * pairs
     return rate * (params * tokens + scores)
+
+
+def of_step(parts: Any, tokens: int) -> tuple[float, float]:
+    """Of a step over all chips: as traced (with the kernels), and the model's.
+
+    Args:
+      parts: `planning.abstract.Abstract`. tokens: of all rows of the step.
+    """
+    program, arguments = parts.program, parts.accumulate[1]
+    cfg, batch, trained = program.config, arguments[2], program.algorithm.trains
+    teacher, compute = program.teacher, program.compute
+    rows, length = batch.tokens.shape
+    pairs, visited = visible_share(length, batch.table.shape[1], compute.block)
+    traced = 0.0
+    for function, given in filter(None, (parts.accumulate, parts.frozen)):
+        with jax.set_mesh(parts.mesh):
+            traced += of_program(function.trace(*given).jaxpr.jaxpr, parts.mesh.size)
+    if compute.attention == "flash":
+        once = KERNEL_DOTS["group_attention"]
+        each = sum(KERNEL_DOTS.values()) + once * (compute.remat == "full")
+        traced += len(trained) * each * kernel_dot(cfg, visited * rows) * cfg.num_layers
+        other = teacher or cfg
+        read = once * kernel_dot(other, visited * rows) * other.num_layers
+        traced += len(program.read_roles) * read
+    sizes = quant.sizes(arguments[0] | arguments[1])
+    own = _of_role(sizes, program.trained)
+    # Of every role that trains: value models are of the policy's size.
+    reads = len(program.read_roles) - (teacher is not None)
+    rate = (6 if program.lora is None else 4) * len(trained) + 2 * reads
+    seen, every = pairs * rows * parts.microbatches, parts.microbatches
+    model = of_model(cfg, active(cfg, own), tokens, seen, rate)
+    # An encoder that does not train is only read.
+    trains = {path.split("/")[2] for path in arguments[0] if "/encoders/" in path}
+    patches = {name: math.prod(m["segment"].shape) for name, m in batch.media.items()}
+    for name, count in patches.items():
+        wanted = rate if name in trains else 2
+        model += every * of_encoder(own, name, count, wanted)
+    if teacher is not None:
+        theirs = _of_role(sizes, TEACHER)
+        model += of_model(teacher, active(teacher, theirs), tokens, seen, 2)
+        for name, count in patches.items():
+            model += every * of_encoder(theirs, name, count, 2)
+    return every * traced, model
+
+
+def kernel_dot(cfg: DecoderConfig, pairs: int) -> float:
+    """FLOPs of one product of all heads' queries with keys, in one layer."""
+    return 2.0 * pairs * cfg.num_heads * cfg.head_width
+
+
+def _of_role(sizes, role):
+    """What is a role's own, by path within it."""
+    start = f"{role}/"
+    return {p.removeprefix(start): n for p, n in sizes.items() if p.startswith(start)}

@@ -2,7 +2,8 @@
 
 Memory is the compiler's own. Time is an estimate, put together from
 
-    compute       the compiler's cycles of each operation, times the loops around it
+    compute       the compiler's cycles of each operation, times the loops around it, in
+                  the trained roles' passes and in those of roles that do not train
     kernels       our attention kernels at half of peak, over the blocks they visit
     optimizer     the compiler's cycles of the update
     collectives   what the schedule leaves in the open of each collective, at the bandwidth
@@ -24,7 +25,6 @@ from typing import Any
 import jax
 
 from alanything_jax.experiment import Experiment
-from alanything_jax.models import quant
 from alanything_jax.planning import abstract, flops, hlo, topology
 
 Say = Callable[[str], None]
@@ -125,10 +125,11 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     start = time.perf_counter()
     try:
         say(f"compiling {experiment.name} for {slices} x {name} ({len(devices)} chips)")
-        modules = [
-            _compile(part, parts.mesh, chip.flags)
-            for part in (parts.accumulate, parts.apply)
-        ]
+        modules = {
+            name: _compile(part, parts.mesh, chip.flags)
+            for name in ("accumulate", "apply", "frozen")
+            if (part := getattr(parts, name)) is not None
+        }
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
         if used is None:
@@ -146,7 +147,7 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     fits = sum(hbm.values()) <= chip.hbm_gib
     tokens = parts.microbatches * math.prod(parts.accumulate[1][2].tokens.shape)
     seconds, collectives = _time(parts, chip, modules, name)
-    program, model = _flops(parts, tokens)
+    program, model = flops.of_step(parts, tokens)
     return Plan(
         **basics,
         fits=fits,
@@ -182,16 +183,22 @@ def _compile(part, mesh, flags):
 
 
 def _memory(parts, live, modules):
-    """GiB by kind while gradients are made, which holds the most."""
-    accumulate, apply = (module.memory_analysis() for module in modules)
+    """GiB by kind at the fullest moment: while gradients are made, mostly."""
+    temp = {
+        name: module.memory_analysis().temp_size_in_bytes / GIB
+        for name, module in modules.items()
+    }
     batch = per_chip((parts.accumulate[1][2], parts.accumulate[1][3]))
-    held = activations(modules[0].as_text(), parts) / GIB
-    temp = accumulate.temp_size_in_bytes / GIB
-    held = min(held, temp)
-    first = {**live, "batch": batch, "activations": held, "temporaries": temp - held}
-    extra = apply.temp_size_in_bytes / GIB
-    second = {**live, "temporaries": extra}
-    return max(first, second, key=lambda kinds: sum(kinds.values()))
+    held = activations(modules["accumulate"].as_text(), parts) / GIB
+    held = min(held, temp["accumulate"])
+    rest = temp["accumulate"] - held
+    moments = [{**live, "batch": batch, "activations": held, "temporaries": rest}]
+    moments.append({**live, "temporaries": temp["apply"]})
+    if "frozen" in temp:
+        moments.append({**live, "batch": batch, "temporaries": temp["frozen"]})
+        # Nothing has gradients yet.
+        moments[-1].pop("gradients")
+    return max(moments, key=lambda kinds: sum(kinds.values()))
 
 
 def activations(text: str, parts: Any) -> int:
@@ -222,20 +229,22 @@ def activations(text: str, parts: Any) -> int:
 
 def _time(parts, chip, modules, name):
     """Seconds of a step by component, and its collectives."""
-    accumulate, apply = (hlo.events(module.as_text()) for module in modules)
-    times = parts.microbatches
+    events = {part: hlo.events(module.as_text()) for part, module in modules.items()}
+    update, times = events.pop("apply"), parts.microbatches
     kernels = sum(
-        event.times * _kernel_flops(parts, event.name)
-        for event in accumulate
+        event.times * _kernel_flops(parts, event.name, part)
+        for part, found in events.items()
+        for event in found
         if event.kind == "kernel"
     )
+    passes = [event for found in events.values() for event in found]
     seconds = {
-        "compute": times * _cycles(accumulate) / chip.clock_hz,
+        "compute": times * _cycles(passes) / chip.clock_hz,
         "kernels": times * kernels / (KERNEL_SHARE * chip.peak_flops),
-        "optimizer": _cycles(apply) / chip.clock_hz,
+        "optimizer": _cycles(update) / chip.clock_hz,
     }
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for event, runs in [(e, times) for e in accumulate] + [(e, 1) for e in apply]:
+    for event, runs in [(e, times) for e in passes] + [(e, 1) for e in update]:
         if event.kind not in hlo.COLLECTIVES:
             continue
         each = topology.collective_seconds(
@@ -266,9 +275,11 @@ def _cycles(events):
     return sum(event.times * event.cycles for event in events)
 
 
-def _kernel_flops(parts, name):
+def _kernel_flops(parts, name, part):
     """Of one call of a kernel on one chip, over the blocks that the example row visits."""
     cfg, compute = parts.program.config, parts.program.compute
+    if part == "frozen":
+        cfg = parts.program.teacher or cfg
     dots = next(
         (n for known, n in flops.KERNEL_DOTS.items() if name.startswith(known)), 0
     )
@@ -279,51 +290,6 @@ def _kernel_flops(parts, name):
     shared = parts.mesh.shape["tensor"] * parts.mesh.shape["sequence"]
     heads = cfg.num_heads / shared
     return 2 * dots * pairs * rows * heads * cfg.head_width
-
-
-def _flops(parts, tokens):
-    """FLOPs of a step over all chips: as traced (with the kernels), and the model's."""
-    function, arguments = parts.accumulate
-    with jax.set_mesh(parts.mesh):
-        jaxpr = function.trace(*arguments).jaxpr.jaxpr
-    cfg, program = parts.program.config, parts.program
-    batch = arguments[2]
-    rows, length = batch.tokens.shape
-    pairs, visited = flops.visible_share(
-        length, batch.table.shape[1], program.compute.block
-    )
-    traced = flops.of_program(jaxpr, parts.mesh.size)
-    if program.compute.attention == "flash":
-        again = flops.KERNEL_DOTS["group_attention"] * (program.compute.remat == "full")
-        passes = sum(flops.KERNEL_DOTS.values()) + again
-        traced += (
-            2
-            * passes
-            * visited
-            * rows
-            * cfg.num_layers
-            * cfg.num_heads
-            * cfg.head_width
-        )
-    sizes = {
-        path.removeprefix(f"{program.trained}/"): size
-        for path, size in quant.sizes(arguments[0] | arguments[1]).items()
-        if path.startswith(f"{program.trained}/")
-    }
-    number = flops.active(cfg, sizes)
-    # Of every role that trains: value models are of the policy's size.
-    rate = (6 if program.lora is None else 4) * len(program.algorithm.trains)
-    if program.reference != "cached":
-        rate += 2 * len(program.frozen_roles)
-    model = flops.of_model(cfg, number, tokens, pairs * rows * parts.microbatches, rate)
-    patches = {name: math.prod(m["segment"].shape) for name, m in batch.media.items()}
-    # An encoder that does not train is only read.
-    trains = {path.split("/")[2] for path in arguments[0] if "/encoders/" in path}
-    seen = parts.microbatches * sum(
-        flops.of_encoder(sizes, name, count, rate if name in trains else 2)
-        for name, count in patches.items()
-    )
-    return parts.microbatches * traced, model + seen
 
 
 def advice(experiment: Experiment, live, chip) -> tuple[str, ...]:

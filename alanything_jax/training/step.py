@@ -107,6 +107,12 @@ class Program:
         return tuple(role for role in self.algorithm.roles if role not in fixed)
 
     @property
+    def read_roles(self) -> tuple[str, ...]:
+        """Roles whose outputs are computed before those of the trained ones."""
+        current = (CURRENT,) if CURRENT in self.algorithm.roles else ()
+        return current + (() if self.reference == "cached" else self.frozen_roles)
+
+    @property
     def recorded(self) -> dict[str, str]:
         """Names of the numbers of tokens that rollouts record, by role."""
         roles = self.algorithm.roles
@@ -172,18 +178,16 @@ def frozen_outputs(program: Program, params: Flat, batch: Batch) -> dict[str, Ou
 
     `params` hold every role where the algorithm reads `CURRENT`.
     """
+    out = {}
     if program.reference == "cached":
-        out = {
-            role: Outputs(logps=batch.numbers[f"{role}_logps"])
-            for role in program.frozen_roles
-        }
-    else:
-        out = {r: run_role(program, r, params, batch) for r in program.frozen_roles}
+        for role in program.frozen_roles:
+            out[role] = Outputs(logps=batch.numbers[f"{role}_logps"])
     for role, name in program.recorded.items():
         kind = program.algorithm.roles[role]
         out[role] = Outputs(**{kind: batch.numbers[name]})
-    if CURRENT in program.algorithm.roles:
-        out[CURRENT] = run_role(program, program.trained, params, batch)
+    for role in program.read_roles:
+        own = program.trained if role == CURRENT else role
+        out[role] = run_role(program, own, params, batch)
     return out
 
 

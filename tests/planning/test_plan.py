@@ -136,11 +136,38 @@ def test_a_run_gets_the_flags_that_were_planned(generation):
 def test_command_writes_what_the_contract_names(tmp_path, capsys):
     out = tmp_path / "plan.json"
     argv = ["plan", str(ROOT / "configs/sft_smollm2.py"), "--tiny", "--topology"]
-    assert main([*argv, "v5e:1x1", "--json", str(out)]) == 0
+    # A tiny recipe has one device; its plan has those of the topology.
+    assert main([*argv, "v5e:2x2", "--json", str(out)]) == 0
     named = (
         "hbm_gib_per_chip hbm_limit_gib fits flops_per_chip model_flops_per_chip "
         "estimated_step_s estimated_mfu tokens_per_s_per_chip compile_s"
     )
     assert set(named.split()) <= set(json.loads(out.read_text()))
+    assert json.loads(out.read_text())["chips"] == 4
     assert "memory per chip" in capsys.readouterr().out
     assert main(["plan", "--help"]) == 0 and main(["plan"]) == 2
+
+
+def test_what_an_llf_recipe_trains_is_planned_one_after_another(
+    tmp_path, capsys, monkeypatch
+):
+    seen = []
+
+    def planned(experiment, name, slices):
+        seen.append(experiment)
+        size = {"critic": 20.0}.get(experiment.name, 1.0)
+        fits = size < 15
+        return plan.Plan(experiment.name, name, 1, 1, fits, {"batch": size}, 15.75, 1.0)
+
+    monkeypatch.setattr(plan, "plan", planned)
+    argv = ["plan", str(ROOT / "configs/llf_playground.py"), "--topology", "v5e:1x1"]
+    assert main([*argv, "--json", str(tmp_path / "p.json")]) == 1
+    names = ["base", "critic", "align"]
+    assert [e.name for e in seen] == names
+    assert len({e.model for e in seen}) == 1
+    files = {stage: tmp_path / f"p-{stage}.json" for stage in names}
+    fits = {
+        stage: json.loads(file.read_text())["fits"] for stage, file in files.items()
+    }
+    assert fits == {"base": True, "critic": False, "align": True}
+    assert capsys.readouterr().out.count("it does not fit") == 1
