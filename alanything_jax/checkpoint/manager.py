@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from alanything_jax.sharding import distributed
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written; the last good one is untouched."""
@@ -36,6 +38,9 @@ def manager(directory: Any, keep: int) -> Iterator[Any]:
         preservation_policy=policies.LatestN(keep),
         cleanup_tmp_directories=True,
     ) as checkpoints:
+        # It would ask JAX for a stop at each save, and with steps: JAX, which counts on a
+        # number that grows, would then miss the loop's own questions.
+        checkpoints._manager.reached_preemption = lambda step: False
         yield checkpoints
 
 
@@ -52,6 +57,8 @@ def save(checkpoints: Any, step: int, state: Any) -> None:
     try:
         checkpoints.save_async(step, state, force=True)
     except (OSError, ValueError, RuntimeError) as error:
+        if distributed.lost_peer(error):
+            raise
         raise failed(checkpoints, step, error) from error
 
 
@@ -60,6 +67,8 @@ def wait(checkpoints: Any, step: int) -> None:
     try:
         checkpoints.wait()
     except (OSError, ValueError, RuntimeError) as error:
+        if distributed.lost_peer(error):
+            raise
         raise failed(checkpoints, step, error) from error
 
 

@@ -22,8 +22,9 @@ def main(argv: Sequence[str]) -> int:
             f"next: open {run.path}/reconstructions.html"
         )
         return 0
+    out = f"{call.experiment.name}-export" if run.bucket else run.export
     print(
-        f"wrote {run.path}/ (metrics.jsonl, checkpoints/, tensorboard/)\n"
-        f"next: alanything export {run.path} {run.export}"
+        f"wrote {run}/ (metrics.jsonl, checkpoints/, tensorboard/)\n"
+        f"next: alanything export {run} {out}"
     )
     return 0

@@ -12,12 +12,14 @@ import contextlib
 import fnmatch
 import hashlib
 import html
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
@@ -60,6 +62,35 @@ def resolve(path: str, sha256: str = "") -> Path:
         return done[0]
     archive = download(package, version, folder, sha256)
     return extract(archive, member, folder / "member")
+
+
+def folder(address: str) -> Path:
+    """A local copy of a folder that fsspec opens, such as `gs://BUCKET/pairs`.
+
+    Its name comes of what the folder holds, so that a changed one is copied anew.
+
+    Raises FileNotFoundError: nothing is there. ImportError: without what opens it.
+    """
+    import fsspec
+
+    system, root = fsspec.core.url_to_fs(address)
+    found = {name: system.ukey(name) for name in sorted(system.find(root))}
+    if not found:
+        raise FileNotFoundError(f"no data at {address}.")
+    key = hashlib.sha256(json.dumps([address, found]).encode()).hexdigest()[:16]
+    place = cache_dir() / "folders" / key
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as aside:
+            whole = Path(aside) / "whole"
+            for name in found:
+                target = whole / Path(name).relative_to(root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(name, str(target))
+            # Another process of this machine may have been quicker.
+            with contextlib.suppress(OSError):
+                os.replace(whole, place)
+    return place
 
 
 def download(package: str, version: str, folder: Path, sha256: str) -> Path:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 import numpy as np
 
 from alanything_jax.data import (
+    fetch,
     formats,
     generated,
     media,
@@ -28,7 +30,6 @@ from alanything_jax.data.encode import (
     Undecided,
     encode,
 )
-from alanything_jax.data.fetch import resolve
 from alanything_jax.data.formats import common
 from alanything_jax.data.quarantine import Quarantine
 from alanything_jax.data.soft import Placement
@@ -288,6 +289,25 @@ def _with_sound(example):
         return error
 
 
+def check_paths(data: Data) -> None:
+    """Raises FileNotFoundError: data that are not there, before a model is loaded."""
+    for path in filter(None, (*data.paths, data.heldout_path)):
+        if path == "generated" or path.startswith(("playground:", "pypi:")):
+            continue
+        place = Path(path)
+        if "://" in path:
+            system, root = fsspec.core.url_to_fs(path)
+            there = system.exists(root)
+        else:
+            there = place.exists() or store.shards(place.parent, place.name)
+        if not there:
+            raise FileNotFoundError(
+                f"no data at {path}: give --data.path a file of rows "
+                f"({', '.join(sources.SUFFIXES)}), a converted data set, or an address "
+                "such as gs://BUCKET/pairs.jsonl."
+            )
+
+
 def only_chosen(example: Example) -> Example:
     """The example with its preferred response alone; as it is where none is preferred."""
     chosen = example.feedback.chosen
@@ -322,10 +342,10 @@ def examples(
     folder = Path(media_folder) if media_folder else None
     if path == "generated":
         numbered, name = enumerate(generated.preference_rows(96)), "generated"
-    elif "://" in path:
+    elif "://" in path and Path(path).suffix:
         numbered, name = sources.rows(path, first, stop), Path(path).stem
     else:
-        place = resolve(path, sha256)
+        place = fetch.folder(path) if "://" in path else fetch.resolve(path, sha256)
         if place.is_dir():
             yield from enumerate(store.read(place))
             return

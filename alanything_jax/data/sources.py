@@ -53,7 +53,9 @@ def spans(path: str | Path, size: int) -> list[tuple[int, int]]:
 def _reader(path):
     path = path if "://" in str(path) else Path(path)
     if isinstance(path, Path) and not path.exists():
-        raise FileNotFoundError(f"no data at {path}.")
+        raise FileNotFoundError(
+            f"no data at {path}: give a file ({', '.join(SUFFIXES)}) or a converted data set."
+        )
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: give one of {SUFFIXES}, or a converted data set.")

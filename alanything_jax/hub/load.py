@@ -25,8 +25,8 @@ from alanything_jax.models.families.common import Family, Tensor
 from alanything_jax.models.model import Model
 from alanything_jax.models.params import ParamSpec, flatten, unflatten
 
-# Where a declared parameter goes.
-Place = Callable[[ParamSpec], Sharding]
+# Where a declared parameter goes; None = it stays a numpy array.
+Place = Callable[[ParamSpec], Sharding | None]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 PROCESSOR_FILES = (
     "processor_config.json",
@@ -244,7 +244,10 @@ def assemble(
 
         if place is None:
             return jnp.asarray(cut(()))
-        return jax.make_array_from_callback(spec.shape, place(spec), cut)
+        sharding = place(spec)
+        if sharding is None:
+            return cut(())
+        return jax.make_array_from_callback(spec.shape, sharding, cut)
 
     # One leaf at a time, so that host memory never holds the model twice.
     tree: dict = {}

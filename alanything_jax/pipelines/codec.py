@@ -32,6 +32,7 @@ from alanything_jax.models import codecs
 from alanything_jax.models.codecs import vq
 from alanything_jax.pipelines import codec_page
 from alanything_jax.schema import Part, parts_of
+from alanything_jax.sharding import distributed
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import run_dir
 
@@ -317,6 +318,11 @@ def train_codec(
       ValueError: the directory belongs to another config, or the data does not fit.
       FloatingPointError: a loss or gradient is not finite.
     """
+    if distributed.several():
+        raise ValueError(
+            "a codec is small and trains on one host: run this on one alone, with "
+            "JAX_PLATFORMS=cpu or without the options of several hosts."
+        )
     run = run_dir.open_run(directory or Path("runs") / recipe.name, recipe)
     items, heldout = load_media(recipe, run.path / "quarantine.jsonl", say)
     state, total = initial_state(recipe), recipe.steps

@@ -153,7 +153,7 @@ def push(
 
 def _check_same(run_dir, out, adapter):
     """Raise unless `out` holds the export of the run's newest checkpoint, unchanged."""
-    run = locate(run_dir)
+    run = locate(run_dir, to_read=True)
     recipe = recipe_of(run)
     with checkpoints.manager(run.checkpoints, recipe.train.keep) as saved:
         step = checkpoints.latest_step(saved)

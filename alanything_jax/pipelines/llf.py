@@ -129,6 +129,11 @@ def llf(
     Raises ValueError: the directory belongs to another recipe, or a round made no pair.
     """
     run = Path(run_dir or Path("runs") / recipe.name)
+    if str(run).startswith("gs:"):
+        raise ValueError(
+            f"run directory {run_dir}: the shards of a round are files that all hosts "
+            "share. Mount the bucket with gcsfuse, and give the mounted path."
+        )
     say = say if distributed.is_primary() else _silent
     stages.same_recipe(run / "llf.json", recipes.to_json(recipe))
     model = recipe.align.model
@@ -166,7 +171,8 @@ def trained(
     experiment: recipes.Experiment, run: Path, say: Callable[[str], None] = print
 ) -> ModelSource:
     """Train a recipe and export it, or find that done; the export as a source."""
-    if not (run / "export").exists():
+    # Process 0 says: what a shared disk shows may lag behind on the others.
+    if not distributed.gather((run / "export").exists())[0]:
         by = loop if experiment.rollout is None else online
         by.train(experiment, run, say)
         export(run, run / "export")

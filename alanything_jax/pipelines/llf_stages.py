@@ -99,15 +99,24 @@ class Runner:
         """
         cut = range(0, len(rows), self.shard_rows)
         paths = [self.folder / name / f"shard-{n:05d}.jsonl" for n in range(len(cut))]
-        with Progress(
-            f"{name:<9}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            disable=not distributed.is_primary(),
-        ) as bar:
+        with (
+            Progress(
+                f"{name:<9}",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                disable=not distributed.is_primary(),
+            ) as bar,
+            distributed.preemption() as due,
+        ):
             task = bar.add_task(name, total=len(rows))
             for n, start in enumerate(cut):
+                if due():
+                    bar.stop()
+                    distributed.halt(
+                        f"asked to stop: {n} of {len(cut)} shards of {name} are done in "
+                        f"{self.folder}. The same command goes on from there."
+                    )
                 some = rows[start : start + self.shard_rows]
                 if distributed.is_mine(n) and not paths[n].exists():
                     seed = _seed(*self.seed, name, n)

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import signal
@@ -37,8 +38,13 @@ OPTIONS = {
     "init_timeout": int,
     "heartbeat_timeout": int,
 }
+# Where a container finds the hosts of its slice; a plain TPU VM has neither.
+_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 # What gloo and the coordination service say of a host that has ended.
 _GONE = ("closed by peer", "reset by peer", "socket closed", "heartbeat", "task died")
+_GONE += ("barrier timed out", "barrier failed", "tasks are unhealthy")
+# A host may wait for another's judge or data: longer than any of these takes.
+_PATIENCE = 7 * 24 * 3600
 
 
 class Preempted(RuntimeError):
@@ -61,6 +67,15 @@ class World:
             f"coordinator {self.coordinator}, mode {self.mode}"
             + (f", {self.slices} slices" if self.slices > 1 else "")
         )
+
+
+# The world that `distributed_init` joined. Asking JAX instead would start the backend,
+# which on TPUs waits for the other hosts: not for who leaves because of an error.
+_joined: list[World] = []
+# Counts how often all loops of this process asked for a stop, and holds one that came.
+_asks = itertools.count(1)
+_stopping = threading.Event()
+_waits = itertools.count()
 
 
 def arguments(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -111,11 +126,13 @@ def distributed_init(say: Callable[[str], None] = print, **given: Any) -> World:
             f"{world}: not all hosts came together within {timeout} s. Was the same "
             f"command started on every host, each with its own process id? ({error})"
         ) from error
+    _joined.append(world)
     usual = sys.excepthook
 
     def last_words(kind, error, trace):
         usual(kind, error, trace)
-        leave(PREEMPTED if isinstance(error, Preempted) else 1)
+        again = isinstance(error, Preempted) or lost_peer(error)
+        leave(PREEMPTED if again else 1)
 
     sys.excepthook = last_words
     return world
@@ -138,6 +155,8 @@ def _world(asked: Mapping[str, Any], env: Mapping[str, str]) -> World:
     if any(value is not None for value in triple.values()):
         return _explicit(*triple.values(), env)
     hosts = _tpu_hosts(env)
+    if hosts and not any(env.get(name) for name in _HOSTS):
+        env = _told_slices() | dict(env)
     slices, own = _slices(env) if hosts else (1, 0)
     if len(hosts) * slices <= 1:
         return World()
@@ -198,12 +217,19 @@ def _slices(env):
     )
 
 
+def _told_slices():
+    """MEGASCALE_* of a plain TPU VM, which has them in its metadata, as JAX reads them."""
+    lines = (line.partition(":") for line in _metadata("tpu-env").splitlines())
+    found = {name.strip(): value.strip().strip("'") for name, _, value in lines}
+    return {n: value for n, value in found.items() if n.startswith("MEGASCALE_")}
+
+
 def _tpu_hosts(env):
     """Hosts of this slice; [] where there are no TPU chips or nobody tells."""
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     if not chips or env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
         return []
-    names = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")
+    names = next(filter(None, map(env.get, _HOSTS)), None)
     names = names or _metadata("worker-network-endpoints")
     # Older metadata say name:id:address.
     parts = [name.split(":") for name in names.split(",") if name]
@@ -257,29 +283,48 @@ def _meet(world, timeout, say):
 
 def several() -> bool:
     """Whether this job has more than one process."""
+    if _joined:
+        return _joined[-1].processes > 1
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_primary() -> bool:
     """Whether this process writes the files and speaks: process 0."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
+    return _number() == 0
 
 
 def is_mine(number: int) -> bool:
     """Whether a numbered piece of work is this process's; each takes every n-th."""
-    return not several() or number % jax.process_count() == jax.process_index()
+    return not several() or number % jax.process_count() == _number()
+
+
+def _number():
+    if _joined:
+        return _joined[-1].process
+    return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def wait() -> None:
-    """Go on when every process has come here."""
+    """Go on when every process has come here.
+
+    By the coordination service: devices that wait in a program for so long as a judge
+    may take are thought to hang.
+    """
     if several():
-        multihost_utils.sync_global_devices("wait")
+        from orbax.checkpoint import multihost
+
+        multihost.sync_global_processes(
+            f"alanything_jax/{next(_waits)}",
+            timeout=_PATIENCE,
+            processes=set(range(jax.process_count())),
+        )
 
 
 def gather(value: Any) -> list[Any]:
     """Every process's JSON-able value, in the order of processes; all must call it."""
     if not several():
         return [value]
+    wait()
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
     padded = np.pad(data, (0, sizes.max() - data.size))
@@ -287,30 +332,58 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes)]
 
 
-@contextlib.contextmanager
-def preemption() -> Iterator[Callable[[int], bool]]:
-    """`due(step)`: whether to save after this step and stop, since a SIGTERM came.
+def agree(what: str, value: Any, advice: str) -> None:
+    """Raise ValueError on every process if they hold different values; names the hosts."""
+    everyone = gather([socket.gethostname(), value])
+    other = [n for n, (_, theirs) in enumerate(everyone) if theirs != everyone[0][1]]
+    if other:
+        names = ", ".join(f"host {n + 1} ({everyone[n][0]})" for n in other)
+        raise ValueError(
+            f"{what} of {names} differ from those of host 1 ({everyone[0][0]}): {advice}"
+        )
 
-    Every host calls it after every step; it is true on all of them at the same step.
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Callable[[], bool]]:
+    """`due()`: whether to save now and `halt`, since a SIGTERM came.
+
+    Every host calls it equally often, in all loops of a process taken together; it turns
+    true at the same call on all of them, and stays so until `halt`.
     """
-    asked: list[int] = []
+
+    def together():
+        # JAX took SIGTERM when it started, and passes it on to all hosts. It wants a
+        # number that grows by one from one loop, and run, to the next.
+        if multihost_utils.reached_preemption_sync_point(next(_asks)):
+            _stopping.set()
+        return _stopping.is_set()
+
     if jax.distributed.is_initialized():
-        # JAX took SIGTERM when it started, and passes it on to all hosts.
-        yield multihost_utils.reached_preemption_sync_point
+        yield together
     elif threading.current_thread() is not threading.main_thread():
-        yield lambda step: False  # Python gives signals to the main thread only.
+        yield lambda: False  # Python gives signals to the main thread only.
     else:
-        before = signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+        before = signal.signal(signal.SIGTERM, lambda *_: _stopping.set())
         try:
-            yield lambda step: bool(asked)
+            yield _stopping.is_set
         finally:
             signal.signal(signal.SIGTERM, before)
 
 
-def lost_peer(error: Exception) -> bool:
-    """Whether an error says that another host is gone."""
-    known = isinstance(error, jax.errors.JaxRuntimeError) and several()
-    return known and any(word in str(error).lower() for word in _GONE)
+def halt(news: str) -> None:
+    """Stop because `due` said so. Raises Preempted."""
+    _stopping.clear()
+    raise Preempted(news)
+
+
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that another host is gone."""
+    if error is None or not several():
+        return False
+    known = isinstance(error, jax.errors.JaxRuntimeError)
+    if known and any(word in str(error).lower() for word in _GONE):
+        return True
+    return lost_peer(error.__cause__)
 
 
 def leave(code: int) -> None:

@@ -34,9 +34,11 @@ def make(
     given = {}
     for item in sizes:
         axis, _, size = item.partition("=")
-        if axis not in MESH_AXES or not size.lstrip("-").isdigit():
+        fits = size == "-1" or (size.isdigit() and int(size))
+        if axis not in MESH_AXES or not fits:
             raise ValueError(
-                f"mesh {item!r}: write `axis=size` with an axis of {MESH_AXES}."
+                f"mesh {item!r}: write `axis=size` with an axis of {MESH_AXES} and a size "
+                "of 1 or more, or -1 for the devices that are left."
             )
         given[axis] = int(size)
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -46,7 +48,13 @@ def make(
     devices = jax.devices() if devices is None else list(devices)
     if -1 in given.values():
         known = math.prod(size for size in given.values() if size > 0)
-        rest = len(devices) // known
+        rest, over = divmod(len(devices), known)
+        if over or list(given.values()).count(-1) > 1:
+            raise ValueError(
+                f"mesh {' '.join(sizes)}: {len(devices)} devices are left to no whole "
+                f"number by axes of {known} together, or to two axes. Give sizes whose "
+                "product divides the devices, and one -1 at most."
+            )
         given = {axis: rest if size < 0 else size for axis, size in given.items()}
     shape = tuple(given.get(axis, 1) for axis in MESH_AXES)
     wanted = math.prod(shape)
@@ -66,9 +74,15 @@ def make(
             )
         within = (shape[0] // slices, *shape[1:])
         across = (slices,) + (1,) * len(shape[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
-        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=kinds)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=kinds, devices=devices[:wanted])
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
+        )
+    else:
+        # An axis may take a part of a torus' side: 16 of 8 x 8 chips.
+        grid = mesh_utils.create_device_mesh(
+            shape, devices[:wanted], allow_split_physical_axes=True
+        )
+    return jax.sharding.Mesh(grid, MESH_AXES, axis_types=kinds)
 
 
 def rows(mesh: jax.sharding.Mesh, rules: Rules, asked: int) -> int:

@@ -21,7 +21,12 @@ def own_rows(mesh: Mesh, rules: Rules, rows: int) -> np.ndarray:
 
 
 def place(value: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole, on the mesh."""
+    """An array that every process holds whole, or that lies on the mesh, laid out so."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        # It was read by shards; where it lies well it is not touched.
+        if value.sharding.is_equivalent_to(sharding, value.ndim):
+            return value
+        return jax.jit(lambda x: x, out_shardings=sharding)(value)
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     # `device_put` would send all of it around, to see that it is the same everywhere.

@@ -85,7 +85,11 @@ def train(
 
 def from_data(experiment: Experiment, run: run_dir.RunDir, say: Say) -> Source:
     """Steps of the recipe's data."""
-    prepared = prepare(experiment, run.path / "quarantine.jsonl", say)
+    kept = run.path / "reference" if run.bucket else None
+    prepared = prepare(experiment, run.path / "quarantine.jsonl", say, kept)
+    run_dir.push(
+        run
+    )  # What the reference says took time, and there is no checkpoint yet.
     total = num_steps(experiment, len(prepared.train.groups))
 
     def feed(first):
@@ -191,8 +195,9 @@ def _loop(experiment, run, source, parts, state, saved, steps, record):
             )
             write(number, numbers)
             progress.update(task, completed=number, news=_news(numbers))
-            stop = preempted(number) and number < total
+            stop = preempted() and number < total
             if number % options.checkpoint_every == 0 or number == total or stop:
+                record.line(number)
                 with record.span("checkpoint"):
                     source.settle()
                     run_dir.push(run)
@@ -201,7 +206,7 @@ def _loop(experiment, run, source, parts, state, saved, steps, record):
                         checkpoints.wait(saved, number)
             record.line(number)
             if stop:
-                raise distributed.Preempted(
+                distributed.halt(
                     f"asked to stop: step {number} of {total} is saved in {run}. The "
                     "same command goes on from there."
                 )

@@ -102,6 +102,7 @@ def prepare(
     ptx: list[EncodedGroup] = []
     if options.ptx:
         ptx, _ = load_groups(options.ptx, known[0], 1, None, say, known[1])
+    preparing.check_same([*(prompt.group for prompt in prompts), *ptx])
     program = preparing.program_of(experiment, bundle.model.config)
     params = preparing.partition(experiment, program, bundle, mesh, table)
     trainable, frozen, rates, shardings = params

@@ -11,16 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from alanything_jax import hub
 from alanything_jax.algorithms.base import TEACHER, scores_trained
 from alanything_jax.data import fetch, packing, pipeline, soft, streaming
 from alanything_jax.data.encode import EncodedGroup
-from alanything_jax.data.groups import load_groups
+from alanything_jax.data.groups import check_paths, load_groups
 from alanything_jax.experiment import Experiment
-from alanything_jax.hub.source import describe, load_model
+from alanything_jax.hub.load import Place
+from alanything_jax.hub.source import ModelSource, describe, load_model
 from alanything_jax.models import params as trees
 from alanything_jax.models.config import DecoderConfig
 from alanything_jax.models.lora import lora_specs
@@ -59,14 +60,24 @@ class Prepared:
     heldout: pipeline.StepSource | None
 
 
-def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepared:
-    """Load, encode, split, place; compute or read the reference's log-probs."""
+def prepare(
+    experiment: Experiment,
+    quarantine: Path,
+    say: Say = print,
+    kept: Path | None = None,
+) -> Prepared:
+    """Load, encode, split, place; compute or read the reference's log-probs.
+
+    `kept`: the folder that holds these; None = the cache of this machine.
+    """
+    kept = kept or fetch.cache_dir() / "reference"
     algorithm = experiment.algorithm
     mesh, table, bundle = load(experiment, say)
     data, wide = experiment.data, algorithm.min_responses
     listed = quarantine if distributed.is_primary() else None
     needs = (bundle.tokenizer, bundle.coder, wide)
     train, heldout = load_groups(data, needs[0], wide, listed, say, bundle.coder)
+    check_same([*train, *heldout])
     per_step = experiment.train.groups_per_step
     known, compute, config = [*train, *heldout], experiment.compute, bundle.model.config
     if data.stream:
@@ -92,7 +103,7 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
         params = (reference.fingerprint(host), frozen | trainable)
         with jax.set_mesh(mesh):
             numbers = _reference_logps(
-                program, params, (train, heldout), layout, mesh, table, say
+                program, params, (train, heldout), layout, mesh, table, kept, say
             )
     own = own_rows(mesh, table, layout)
     how = (layout, per_step, experiment.seed, algorithm.couples)
@@ -122,6 +133,17 @@ def prepare(experiment: Experiment, quarantine: Path, say: Say = print) -> Prepa
     )
 
 
+def check_same(groups: Sequence[EncodedGroup]) -> None:
+    """Raise ValueError where hosts, each of which reads the data, read other data."""
+    if distributed.several():
+        distributed.agree(
+            "the data",
+            [len(groups), reference.cache_key("", groups, "")],
+            "each host reads them by itself. Give all the same files, and the same "
+            "versions of transformers and tokenizers.",
+        )
+
+
 def own_rows(
     mesh: jax.sharding.Mesh, table: rules.Rules, layout: packing.Layout
 ) -> np.ndarray | None:
@@ -136,8 +158,13 @@ def load(
 ) -> tuple[jax.sharding.Mesh, rules.Rules, hub.Bundle]:
     """The mesh, its rules, and the model, laid on it where it is read from a directory.
 
-    Raises ValueError: of several processes, some would have no device of the mesh.
+    Raises:
+      ValueError: of several processes, some would have no device of the mesh.
+      FileNotFoundError: no data where the recipe says; a model may take long to fetch.
     """
+    check_paths(experiment.data)
+    if experiment.rollout and experiment.rollout.ptx:
+        check_paths(experiment.rollout.ptx)
     mesh = meshes.make(experiment.compute.mesh)
     if distributed.several() and mesh.size < jax.device_count():
         raise ValueError(
@@ -151,7 +178,7 @@ def load(
         experiment.model,
         scores_trained(experiment.algorithm),
         experiment.seed,
-        _place_read(experiment.model, mesh, table),
+        place_read(experiment.model, mesh, table),
     )
     say(
         f"model {experiment.model.path}: {trees.count(bundle.params) / 1e6:.1f}M parameters"
@@ -201,7 +228,7 @@ def partition(experiment, program, bundle, mesh, table):
     values = _prefixed(role, trees.flatten(bundle.params))
     axes = _prefixed(role, trees.flatten(specs))
     if TEACHER in program.frozen_roles:
-        place = _place_read(experiment.teacher, mesh, table)
+        place = place_read(experiment.teacher, mesh, table)
         own, declared = _teacher(experiment, bundle, place)
         values, axes = values | own, axes | declared
     elif program.reference == "live" and program.frozen_roles:
@@ -303,11 +330,15 @@ def _value_model(experiment, bundle, role, number):
     return values, axes
 
 
-def _place_read(source, mesh, table):
-    """As `_place`, while they are read; None: what grows (a vocabulary, a tower) does so
-    first, and `partition` then places it."""
-    grows = mesh.size == 1 or source.codecs or source.vision
-    return None if grows else _place(mesh, table)
+def place_read(source: ModelSource, mesh: Mesh, table: rules.Rules) -> Place | None:
+    """Where parameters go while they are read; None of one: it stays on the host.
+
+    A vocabulary that is to grow does so there, and `partition` then places it.
+    """
+    if mesh.size == 1:
+        return None
+    place, grows = _place(mesh, table), bool(source.codecs or source.vision)
+    return lambda spec: None if grows and "vocab" in spec.axes else place(spec)
 
 
 def _place(mesh, table):
@@ -319,7 +350,7 @@ def _prefixed(role, flat):
     return {f"{role}/{path}": value for path, value in flat.items()}
 
 
-def _reference_logps(program, params, splits, layout, mesh, table, say):
+def _reference_logps(program, params, splits, layout, mesh, table, kept, say):
     """Per split `{role_logps: per group and branch}`, read from the cache or computed."""
     weights, params = params
     base = {p: v for p, v in params.items() if not p.startswith("lora/")}
@@ -335,7 +366,7 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
     out = []
     for groups in splits:
         key = reference.cache_key(weights, groups, kind)
-        path = fetch.cache_dir() / "reference" / f"{key[:32]}.npz"
+        path = kept / f"{key[:32]}.npz"
 
         def make(groups=groups, path=path):
             say(f"reference log-probs of {len(groups)} groups, once, into {path}")
@@ -348,26 +379,8 @@ def _reference_logps(program, params, splits, layout, mesh, table, say):
                 )
 
         out.append(
-            {f"{role}_logps": _shared(path, key, groups, make)} if groups else None
+            {f"{role}_logps": reference.shared(path, key, groups, make)}
+            if groups
+            else None
         )
     return out
-
-
-def _shared(path, key, groups, make):
-    """`reference.cached`; of several processes, only process 0 has the file."""
-    if not distributed.several():
-        return reference.cached(path, key, groups, make)
-    primary = distributed.is_primary()
-    found = distributed.gather(primary and path.exists())[0]
-    values = None if found else make()
-    if primary:
-        values = reference.cached(path, key, groups, lambda: values)
-    if not found:
-        return values
-    sizes = [len(branch.tokens) for group in groups for branch in group.branches]
-    flat = np.zeros(sum(sizes), np.float32)
-    if primary:
-        flat = np.concatenate([array for row in values for array in row])
-    flat = multihost_utils.broadcast_one_to_all(flat)
-    pieces = iter(np.split(flat, np.cumsum(sizes)[:-1]))
-    return [[next(pieces) for _ in group.branches] for group in groups]

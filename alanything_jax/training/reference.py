@@ -15,10 +15,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from alanything_jax.data import packing
 from alanything_jax.data.encode import EncodedGroup
 from alanything_jax.schema import Batch
+from alanything_jax.sharding import distributed
 
 # Per group, per branch, an array as long as the branch.
 TokenNumbers = list[list[np.ndarray]]
@@ -117,3 +119,28 @@ def cached(
         )
     pieces = iter(np.split(flat, cuts[:-1]))
     return [[next(pieces) for _ in row] for row in sizes]
+
+
+def shared(
+    path: Path,
+    key: str,
+    groups: Sequence[EncodedGroup],
+    make: Callable[[], TokenNumbers],
+) -> TokenNumbers:
+    """`cached`; of several processes, only process 0 has the file."""
+    if not distributed.several():
+        return cached(path, key, groups, make)
+    primary = distributed.is_primary()
+    found = distributed.gather(primary and path.exists())[0]
+    values = None if found else make()
+    if primary:
+        values = cached(path, key, groups, lambda: values)
+    if not found:
+        return values
+    sizes = [len(branch.tokens) for group in groups for branch in group.branches]
+    flat = np.zeros(sum(sizes), np.float32)
+    if primary:
+        flat = np.concatenate([array for row in values for array in row])
+    flat = multihost_utils.broadcast_one_to_all(flat)
+    pieces = iter(np.split(flat, np.cumsum(sizes)[:-1]))
+    return [[next(pieces) for _ in group.branches] for group in groups]

@@ -65,13 +65,18 @@ def load_run(directory: str | Path) -> Restored:
 
     Raises FileNotFoundError: no run, or a run without a checkpoint yet.
     """
-    run = locate(directory)
-    experiment = recipe_of(run)
+    run = locate(directory, to_read=True)
+    # Of a run in a bucket, process 0 alone has the small files.
+    found = recipes.to_json(recipe_of(run)) if distributed.is_primary() else None
+    experiment = recipes.from_json(distributed.gather(found)[0])
     # Several processes hold it together, on the run's own mesh.
     mesh = meshes.make(experiment.compute.mesh if distributed.several() else ())
     table = rules.preset(experiment.compute.rules)
     bundle = load_model(
-        experiment.model, scores_trained(experiment.algorithm), experiment.seed
+        experiment.model,
+        scores_trained(experiment.algorithm),
+        experiment.seed,
+        prepare.place_read(experiment.model, mesh, table),
     )
     program = prepare.program_of(experiment, bundle.model.config)
     trainable, frozen, rates, shardings = prepare.partition(

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ class RunDir:
         return self.path / "export"
 
 
-def locate(path: str | Path) -> RunDir:
+def locate(path: str | Path, to_read: bool = False) -> RunDir:
     """The run at a path, or in a bucket, whose small files are fetched.
+
+    `to_read`: into a folder of their own; a training that runs here keeps its files.
 
     Raises ImportError: a bucket, without what reads it.
     """
@@ -97,11 +100,18 @@ def locate(path: str | Path) -> RunDir:
             "mount the bucket with gcsfuse and give the mounted path."
         )
     name = str(path).removeprefix("gs:").strip("/")  # A Path has folded the slashes.
-    run = RunDir(fetch.cache_dir() / "runs" / name, f"gs://{name}")
+    place = fetch.cache_dir() / "runs" / name
+    place = Path(tempfile.mkdtemp()) if to_read else place
+    run = RunDir(place, f"gs://{name}")
     if distributed.is_primary():
+        # Steps after the last push are lost; the time that they took is not forgotten.
+        spent = run.goodput.read_text() if run.goodput.exists() else ""
         shutil.rmtree(run.path, ignore_errors=True)
         run.path.mkdir(parents=True)
         pull(run, "*.json*")
+        pull(run, "reference/*.npz")
+        if run.goodput.exists() and spent.startswith(run.goodput.read_text()):
+            run.goodput.write_text(spent)
     return run
 
 

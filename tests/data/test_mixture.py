@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from alanything_jax import experiment as recipes
 from alanything_jax.cli import recipe as commands
-from alanything_jax.data import groups, mixture, packing, pipeline, sources, streaming
+from alanything_jax.data import (
+    fetch,
+    groups,
+    mixture,
+    packing,
+    pipeline,
+    sources,
+    store,
+    streaming,
+)
 from alanything_jax.data.byte_tokenizer import byte_tokenizer
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "dpo_smollm2.py"
@@ -178,3 +187,38 @@ def test_rows_from_elsewhere_and_from_the_middle():
         assert cuts == [(0, 3), (3, 6), (6, 7)] and sources.spans(path, 99) == [(0, 7)]
     with pytest.raises(ValueError, match="give one of"):
         list(sources.rows("memory://d/a.csv"))
+
+
+def test_a_converted_data_set_from_elsewhere_is_copied_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALANYTHING_CACHE", str(tmp_path / "cache"))
+
+    def put(count):
+        rows = [e for _, e in groups.examples("generated")][:count]
+        store.write(iter(rows), tmp_path / f"{count}")
+        memory = fsspec.filesystem("memory")
+        if memory.exists("/set"):
+            memory.rm("/set", recursive=True)
+        memory.put(str(tmp_path / f"{count}") + "/", "/set/", recursive=True)
+        return rows
+
+    for count in (4, 3):
+        rows = put(count)
+        assert [e.id for _, e in groups.examples("memory://set")] == [
+            r.id for r in rows
+        ]
+    # What changed there was copied anew; what did not is read from here.
+    assert len(list((tmp_path / "cache/folders").iterdir())) == 2
+    put_back = fetch.folder("memory://set")
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", None)
+    assert fetch.folder("memory://set") == put_back
+
+
+def test_data_that_are_not_there_are_missed_before_a_model_is_loaded(tmp_path):
+    for path in (str(tmp_path / "pairs"), "memory://nowhere/a.jsonl"):
+        with pytest.raises(FileNotFoundError, match="no data at .*--data.path a file"):
+            groups.check_paths(groups.Data(path))
+    with pytest.raises(FileNotFoundError, match="no data at heldout"):
+        groups.check_paths(groups.Data("generated", heldout_path="heldout"))
+    with fsspec.open("memory://there/a.jsonl", "w") as file:
+        file.write("{}")
+    groups.check_paths(groups.Data(("memory://there/a.jsonl", "playground:pairs/4")))

@@ -88,7 +88,7 @@ def test_hosts_of_a_plain_tpu_vm_come_from_the_metadata_server(joined, tpu):
     tpu.delenv("TPU_WORKER_ID")
     told = {"worker-network-endpoints": "a:1:10.0.0.7,b:2:10.0.0.8"}
     told |= {"agent-worker-number": "1"}
-    tpu.setattr(distributed, "_metadata", told.get)
+    tpu.setattr(distributed, "_metadata", lambda key: told.get(key, ""))
     world, _ = init()
     assert (world.process, world.processes) == (1, 2)
     assert world.coordinator == "10.0.0.7:8482"
@@ -101,6 +101,23 @@ def test_slices_of_a_tpu_job_are_counted(joined, tpu):
     assert (world.process, world.processes, world.slices) == (3, 4, 2)
     assert "host 4 of 4" in said and "coordinator pod-0:8482" in said
     assert "2 slices" in said
+
+
+@pytest.mark.parametrize("hosts", ["a:1:10.0.1.7,b:2:10.0.1.8", "10.0.1.7"])
+def test_slices_of_queued_resources_come_from_the_metadata_server(joined, tpu, hosts):
+    """With one host a slice, several slices are several processes too."""
+    tpu.delenv("TPU_WORKER_HOSTNAMES")
+    tpu.delenv("TPU_WORKER_ID")
+    lines = (
+        "ACCELERATOR_TYPE: 'v6e-8'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.7:8081'\n"
+    )
+    lines += "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\nZONE: 'z'\n"
+    told = {"worker-network-endpoints": hosts, "agent-worker-number": "0"}
+    tpu.setattr(distributed, "_metadata", (told | {"tpu-env": lines}).get)
+    world, _ = init()
+    each = hosts.count(",") + 1
+    assert (world.process, world.processes) == (each, 2 * each)
+    assert world.slices == 2 and world.coordinator == "10.0.0.7:8482"
 
 
 @pytest.mark.parametrize(

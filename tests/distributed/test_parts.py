@@ -157,7 +157,39 @@ def test_a_run_in_a_bucket_resumes_from_it_alone(bucket, tmp_path):
     train(4, tmp_path / "local")
     assert read(there)[-1] == read(tmp_path / "local")[-1]
     assert [line["step"] for line in read(there)] == [0, 1, 2, 3, 4]
+    # Who looks at a run takes nothing from the training that may be under way here.
+    run.metrics.write_text("being written")
     assert restore.load_run("gs://bucket/run").step == 4
+    assert run.metrics.read_text() == "being written"
+
+
+def test_what_a_run_in_a_bucket_took_time_for_is_kept(bucket, tmp_path, monkeypatch):
+    """The reference's log-probs before the first checkpoint; the time of lost steps."""
+    small = recipe(mesh=())
+    small = dataclasses.replace(small, train=dataclasses.replace(small.train, steps=2))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("alanything_jax.training.loop.compiled.run_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            alanything_jax.train(small, "gs://bucket/run", **QUIET)
+    run = run_dir.locate("gs://bucket/run")
+    assert (
+        sorted(path.suffix for path in (run.path / "reference").iterdir())
+        == [".npz"] * 2
+    )
+    shutil.rmtree(run.path)
+    said = []
+    alanything_jax.train(small, "gs://bucket/run", say=said.append)
+    assert not [line for line in said if "reference log-probs" in line]
+    pushed = (bucket / "run/goodput.jsonl").read_text()
+    run.goodput.write_text(pushed + '{"step": 3, "seconds": {"step": 9.0}}\n')
+    assert run_dir.locate("gs://bucket/run").goodput.read_text().startswith(pushed)
+    assert '"step": 9.0' in run.goodput.read_text()
+    run.goodput.write_text("of another run\n")
+    assert run_dir.locate("gs://bucket/run").goodput.read_text() == pushed
 
 
 def test_rollouts_of_a_run_in_a_bucket_come_back_from_it(bucket):

@@ -94,8 +94,11 @@ def _grow(table, size, key):
     """[V, D] -> [size, D]: new rows have the mean and spread of the old ones."""
     old = table.astype(jnp.float32)
     noise = jax.random.normal(key, (size - len(table), table.shape[1]))
-    new = old.mean(0) + noise * old.std(0)
-    return jnp.concatenate([table, new.astype(table.dtype)])
+    new = (old.mean(0) + noise * old.std(0)).astype(table.dtype)
+    # One that is kept on the host is a shard's source: it must not lie on one device.
+    if isinstance(table, np.ndarray):
+        return np.concatenate([table, np.asarray(new)])
+    return jnp.concatenate([table, new])
 
 
 def to_json(coder: Coder) -> dict[str, Any]:
