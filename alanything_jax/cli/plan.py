@@ -51,8 +51,7 @@ def main(argv: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
     logging.getLogger("jax").setLevel(logging.ERROR)
-    make = fit.fit if search else plan.plan
-    fits = True
+    fits, found = True, ()
     for stage, experiment in trainings(call.experiment).items():
         if small and not experiment.compute.mesh:
             # A tiny recipe is for one device, and a plan may be of many.
@@ -60,16 +59,24 @@ def main(argv: Sequence[str]) -> int:
             experiment = dataclasses.replace(experiment, compute=compute)
         if experiment.rollout:
             print("of what learns; sampling, between the steps, is not in a plan")
-        result = make(experiment, taken["--topology"], int(taken["--slices"] or 1))
-        _show(result, argv[1:], taken["--json"], taken["--html"], stage)
+        where = (taken["--topology"], int(taken["--slices"] or 1))
+        if search:
+            result, found = fit.fit(experiment, *where)
+        else:
+            result = plan.plan(experiment, *where)
+        options = [*argv[1:], *found]
+        _show(result, options, taken["--json"], taken["--html"], stage)
         fits &= result.fits
     if not fits:
         return 1
     accelerator = topology.accelerator(taken["--topology"])
-    verb = "llf" if isinstance(call.experiment, LLF) else "train"
+    words = ["llf" if isinstance(call.experiment, LLF) else "train", *argv]
+    if not isinstance(call.experiment, LLF):
+        # What `--fit` found is of a training; a stage's fields have longer names.
+        words += found
     print(
         f"next: ACCELERATOR={accelerator} bash tpu_scripts/create.sh, then on it "
-        f"alanything {verb} {' '.join(argv)}"
+        f"alanything {' '.join(words)}"
     )
     return 0
 

@@ -62,7 +62,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
             f"compute.mesh {compute.mesh} takes {mesh.size} of {len(devices)} chips: give "
             "it all of them, such as --compute.mesh fsdp=-1."
         )
-    table = rules.preset(compute.rules)
+    table = meshes.check(mesh, compute.rules)
     model = describe(experiment.model)
     program = program_of(experiment, model.config)
     trainable, frozen, rates = _parameters(experiment, program, model, mesh, table)

@@ -22,28 +22,62 @@ KERNEL_DOTS = {
 }
 
 
-def of_program(jaxpr: Any, ways: int = 1) -> float:
-    """FLOPs of the matrix products in a traced program, every loop multiplied out.
+def of_program(jaxpr: Any, unknown: float = 1) -> float:
+    """FLOPs of the products in a traced program, every loop multiplied out.
 
     Kernels are not in it. Of a conditional the dearer branch counts. Inside `shard_map`
-    shapes are one device's, so they count `ways` times.
+    shapes are one device's, so they count for each of its axes' devices.
+
+    `unknown`: how often a loop runs whose bound is known when it runs.
     """
     total = 0.0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
-        if name == "dot_general":
-            (over, _), _ = params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            inner = math.prod(shape[d] for d in over)
-            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
+        if name in _PRODUCTS:
+            shapes = [v.aval.shape for v in (*eqn.invars[:2], *eqn.outvars)]
+            total += 2.0 * _PRODUCTS[name](params, *shapes)
         elif name == "cond":
-            total += max(of_program(b.jaxpr, ways) for b in params["branches"])
+            total += max(of_program(b.jaxpr, unknown) for b in params["branches"])
         elif name != "pallas_call":
             times = params.get("length", 1) if name == "scan" else 1
-            times *= ways if name == "shard_map" else 1
+            times = unknown if name == "while" else times
+            if name == "shard_map":
+                # Versions of JAX name it differently.
+                axes = params.get("newly_manual_axes") or params["manual_axes"]
+                times = math.prod(params["mesh"].shape[axis] for axis in axes)
             for inner in jax.core.jaxprs_in_params(params):
-                total += times * of_program(inner, ways)
+                total += times * of_program(inner, unknown)
     return total
+
+
+def _dot(params, left, right, out):
+    (over, _), _ = params["dimension_numbers"]
+    return math.prod(out) * math.prod(left[d] for d in over)
+
+
+def _ragged_dot(params, left, right, out):
+    """Rows go to one group each: to all groups together as many as there are."""
+    numbers = params["ragged_dot_dimension_numbers"]
+    (over, _), _ = numbers.dot_dimension_numbers
+    inner = math.prod(left[d] for d in over)
+    # Where the ragged dim is summed over, each group has a result of its own.
+    summed = numbers.lhs_ragged_dimensions[0] in over
+    return math.prod(out) * inner / (out[0] if summed else 1)
+
+
+def _convolution(params, left, right, out):
+    return (
+        math.prod(out)
+        * math.prod(right)
+        / right[params["dimension_numbers"].rhs_spec[0]]
+    )
+
+
+_PRODUCTS = {
+    "dot_general": _dot,
+    "ragged_dot_general": _ragged_dot,
+    "conv_general_dilated": _convolution,
+}
 
 
 def example_row(length: int, responses: int) -> attention.Rows:
@@ -64,11 +98,22 @@ def example_row(length: int, responses: int) -> attention.Rows:
 @functools.cache
 def visible_share(length: int, responses: int, block: int) -> tuple[int, int]:
     """Of the example row: pairs that see each other, and pairs in visited blocks."""
-    mask = np.asarray(attention.visible(*[example_row(length, responses)] * 2))[0]
-    blocks = -(-length // block)
-    padded = np.pad(mask, (0, blocks * block - length))
-    used = padded.reshape(blocks, block, blocks, block).any((1, 3))
-    return int(mask.sum()), int(used.sum()) * block * block
+    row, blocks = example_row(length, responses), -(-length // block)
+    pairs = used = 0
+    # A block of queries at a time: long rows have more pairs than a host has memory for.
+    for start in range(0, length, block):
+        some = jax.tree.map(lambda x, at=start: x[:, at : at + block], row)
+        mask = np.asarray(attention.visible(some, row))[0]
+        padded = np.pad(mask, ((0, 0), (0, blocks * block - length)))
+        pairs += int(mask.sum())
+        used += int(padded.reshape(len(mask), blocks, block).any((0, 2)).sum())
+    return pairs, used * block * block
+
+
+def mean_visited(length: int, responses: int, block: int) -> float:
+    """Of the example row: blocks of keys that a block of queries visits."""
+    _, pairs = visible_share(length, responses, block)
+    return pairs / block**2 / -(-length // block)
 
 
 def active(cfg: DecoderConfig, sizes: Mapping[str, int]) -> int:
@@ -94,19 +139,26 @@ def of_encoder(sizes: Mapping[str, int], name: str, patches: int, rate: float) -
 
 
 def of_model(
-    cfg: DecoderConfig, params: int, tokens: int, pairs: int, rate: float
+    cfg: DecoderConfig,
+    params: int,
+    tokens: int,
+    pairs: int,
+    rate: float,
+    of_scores: float | None = None,
 ) -> float:
     """What a step asks for: `rate` (6 to train, 2 to read) a parameter and token.
 
     Args:
       params: number of parameters. tokens, pairs: of all rows.
+      of_scores: the rate of attention, if another: it has no weights that are frozen.
     """
     scores = 2 * cfg.num_layers * cfg.num_heads * cfg.head_width * pairs
-    return rate * (params * tokens + scores)
+    return rate * params * tokens + (rate if of_scores is None else of_scores) * scores
 
 
-def of_step(parts: Any, tokens: int) -> tuple[float, float]:
-    """Of a step over all chips: as traced (with the kernels), and the model's.
+def of_step(parts: Any, tokens: int) -> tuple[float, float, float]:
+    """Of a step over all chips: as traced (with the kernels), the model's, and what of
+    these is an input embedding's, which is looked up and not multiplied.
 
     Args:
       parts: `planning.abstract.Abstract`. tokens: of all rows of the step.
@@ -117,9 +169,10 @@ def of_step(parts: Any, tokens: int) -> tuple[float, float]:
     rows, length = batch.tokens.shape
     pairs, visited = visible_share(length, batch.table.shape[1], compute.block)
     traced = 0.0
+    unknown = mean_visited(length, batch.table.shape[1], compute.block)
     for function, given in filter(None, (parts.accumulate, parts.frozen)):
         with jax.set_mesh(parts.mesh):
-            traced += of_program(function.trace(*given).jaxpr.jaxpr, parts.mesh.size)
+            traced += of_program(function.trace(*given).jaxpr.jaxpr, unknown)
     if compute.attention == "flash":
         once = KERNEL_DOTS["group_attention"]
         each = sum(KERNEL_DOTS.values()) + once * (compute.remat == "full")
@@ -133,7 +186,11 @@ def of_step(parts: Any, tokens: int) -> tuple[float, float]:
     reads = len(program.read_roles) - (teacher is not None)
     rate = (6 if program.lora is None else 4) * len(trained) + 2 * reads
     seen, every = pairs * rows * parts.microbatches, parts.microbatches
-    model = of_model(cfg, active(cfg, own), tokens, seen, rate)
+    scores = 6 * len(trained) + 2 * reads
+    model = of_model(cfg, active(cfg, own), tokens, seen, rate, scores)
+    if program.lora is not None:
+        model += 6 * tokens * sum(n for p, n in sizes.items() if "lora/" in p)
+    table = 0 if cfg.tied else own.get("embed/text/table", 0)
     # An encoder that does not train is only read.
     trains = {path.split("/")[2] for path in arguments[0] if "/encoders/" in path}
     patches = {name: math.prod(m["segment"].shape) for name, m in batch.media.items()}
@@ -145,7 +202,7 @@ def of_step(parts: Any, tokens: int) -> tuple[float, float]:
         model += of_model(teacher, active(teacher, theirs), tokens, seen, 2)
         for name, count in patches.items():
             model += every * of_encoder(theirs, name, count, 2)
-    return every * traced, model
+    return every * traced, model, rate * table * tokens
 
 
 def kernel_dot(cfg: DecoderConfig, pairs: int) -> float:

@@ -12,6 +12,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -28,9 +30,11 @@ _SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%([\w.\-]+)")
 _MESH_GROUPS = re.compile(
-    r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{(.*?)\}"
+    r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[(.*?)\](?:T\((.*?)\))?\))? "
+    r"\{(.*?)\}"
 )
-_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]|replica_groups=\{\{([\d,]+)\}")
+_IOTA_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=\[(.*?)\](?:T\((.*?)\))?")
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +43,13 @@ class Op:
 
     Attributes:
       kind: the opcode. cycles: the compiler's estimate; 0 where it has none.
-      num_bytes: of the result. rest: operands and attributes, as printed.
+      sizes: bytes of each array of the result. rest: operands and attributes, as printed.
     """
 
     name: str
     kind: str
     cycles: int
-    num_bytes: int
+    sizes: tuple[int, ...]
     rest: str
 
 
@@ -56,10 +60,10 @@ class Event:
     Attributes:
       kind: "compute", "kernel", or a collective's name.
       name: the operation's; of a kernel, its own.
-      num_bytes: of a collective's whole array.
+      num_bytes: of a collective's whole array, all devices' parts together.
       hidden_cycles: what the schedule does while a collective is on its way; 0 for one
         that everything waits for.
-      ways: how many devices a collective joins.
+      group: places in the mesh of the devices that one of its groups joins.
     """
 
     kind: str
@@ -68,7 +72,7 @@ class Event:
     cycles: int = 0
     num_bytes: int = 0
     hidden_cycles: int = 0
-    ways: int = 1
+    group: tuple[int, ...] = ()
 
 
 def parse(text: str) -> tuple[dict[str, list[Op]], str]:
@@ -83,49 +87,47 @@ def parse(text: str) -> tuple[dict[str, list[Op]], str]:
             name, shape, kind, rest = found.groups()
             cycles = _CYCLES.search(rest)
             current.append(
-                Op(name, kind, int(cycles[1]) if cycles else 0, size(shape), rest)
+                Op(name, kind, int(cycles[1]) if cycles else 0, sizes(shape), rest)
             )
     return computations, entry
 
 
-def size(shape: str) -> int:
-    """Bytes of a printed shape, of all parts of a tuple."""
-    return sum(
+def sizes(shape: str) -> tuple[int, ...]:
+    """Bytes of a printed shape, of each part of a tuple."""
+    return tuple(
         BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d)
         for kind, dims in _SHAPE.findall(shape)
     )
 
 
-def events(text: str) -> list[Event]:
-    """Everything that takes time, loops multiplied out."""
+def events(text: str, unknown: float = 1) -> list[Event]:
+    """Everything that takes time, loops multiplied out.
+
+    `unknown`: how often a loop runs whose bound is known when it runs.
+    """
     computations, entry = parse(text)
-    return list(_events(computations, entry, 1))
+    return list(_events(computations, entry, 1, unknown))
 
 
 def _events(
-    computations: Mapping[str, list[Op]], name: str, times: int
+    computations: Mapping[str, list[Op]], name: str, times: float, unknown: float
 ) -> Iterator[Event]:
     ops = computations[name]
     for place, op in enumerate(ops):
         base = op.kind.removesuffix("-start")
         if op.kind == "while":
             body = re.search(r"body=%([\w.\-]+)", op.rest)[1]
-            yield from _events(computations, body, times * _trips(computations, op))
+            trips = _trips(computations, op) or unknown
+            yield from _events(computations, body, times * trips, unknown)
         elif op.kind == "conditional":
-            yield from _longest(computations, op, times)
+            yield from _longest(computations, op, times, unknown)
         elif base in COLLECTIVES:
-            yield Event(
-                base,
-                op.name,
-                times,
-                num_bytes=op.num_bytes,
-                hidden_cycles=_until_done(ops, place) if base != op.kind else 0,
-                ways=_ways(op.rest),
-            )
+            hidden = _until_done(ops, place) if base != op.kind else 0
+            yield _collective(op, times, hidden)
         elif op.kind == "custom-call" and '"tpu_custom_call"' in op.rest:
-            yield Event("kernel", op.name, times, num_bytes=op.num_bytes)
+            yield Event("kernel", op.name, times, num_bytes=sum(op.sizes))
         elif op.kind in ("call", "async-start") and (found := _CALLED.search(op.rest)):
-            yield from _events(computations, found[1], times)
+            yield from _events(computations, found[1], times, unknown)
         elif op.kind == "fusion":
             yield from _fusion(computations, ops, place, times)
         elif op.cycles:
@@ -146,15 +148,25 @@ def _fusion(computations, ops, place, times):
         base = part.kind.removesuffix("-start")
         if base in COLLECTIVES and (not woven or "-start" in op.name):
             hidden = _until_done(ops, place) if woven else 0
+            found = _collective(part, times, hidden)
             # Everybody's sum, of which each keeps its slice.
-            sliced = any(other.kind == "dynamic-slice" for other in inner)
-            if base == "all-reduce" and sliced:
-                base = "reduce-scatter"
-            yield Event(
-                base, part.name, times, 0, part.num_bytes, hidden, _ways(part.rest)
-            )
+            if base == "all-reduce" and any(p.kind == "dynamic-slice" for p in inner):
+                found = dataclasses.replace(found, kind="reduce-scatter")
+            yield found
     if op.cycles:
         yield Event("compute", op.name, times, op.cycles)
+
+
+def _collective(op, times, hidden):
+    """A collective as an event, with the bytes of the whole array."""
+    kind, group = op.kind.removesuffix("-start"), _group(op.rest)
+    num_bytes = sum(op.sizes)
+    if op.kind.endswith("-start") and len(op.sizes) > 1 and kind != "all-reduce":
+        # Operand and result, then words of its own.
+        num_bytes = op.sizes[0 if kind == "reduce-scatter" else 1]
+    elif kind in ("reduce-scatter", "all-to-all"):
+        num_bytes *= max(1, len(group))
+    return Event(kind, op.name, times, 0, num_bytes, hidden, group)
 
 
 def _until_done(ops, place):
@@ -171,7 +183,8 @@ def _until_done(ops, place):
 
 
 def _trips(computations, op):
-    """How often a loop runs: what its condition compares the counter with."""
+    """How often a loop runs: what its condition compares the counter with; 0 if that is
+    no constant."""
     condition = re.search(r"condition=%([\w.\-]+)", op.rest)[1]
     ops = computations[condition]
     bounds = [
@@ -179,25 +192,37 @@ def _trips(computations, op):
         for part in ops
         if part.kind == "constant" and (number := re.match(r"(\d+)\)", part.rest))
     ]
-    return max(bounds, default=1)
+    return max(bounds, default=0)
 
 
-def _longest(computations, op, times):
+def _longest(computations, op, times, unknown):
     """Of a conditional, the branch with the most cycles: what a full row takes."""
     found = re.search(r"branch_computations=\{(.*?)\}", op.rest)
     if found:
         names = [name.strip(" %") for name in found[1].split(",")]
     else:
         names = re.findall(r"(?:true|false)_computation=%([\w.\-]+)", op.rest)
-    branches = [list(_events(computations, name, times)) for name in names]
+    branches = [list(_events(computations, name, times, unknown)) for name in names]
     return max(branches, key=lambda b: sum(e.times * e.cycles for e in b), default=[])
 
 
-def _ways(rest):
-    """Devices of a group."""
+def _group(rest):
+    """Places in the mesh of the devices of the first group; () where none is printed."""
     if found := _MESH_GROUPS.search(rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
-    if found := _GROUPS.search(rest):
-        return int(found[1]) if found[1] else len(found[2].split(","))
-    return 1
+        named, dims, order, axes = found.groups()
+        names, counts = zip(*re.findall(r"'(\w+)'=(\d+)", named), strict=True)
+        ids = _laid(dims or ",".join(counts), order).reshape([int(n) for n in counts])
+        kept = [names.index(axis) for axis in re.findall(r"'(\w+)'", axes)]
+        first = tuple(slice(None) if n in kept else 0 for n in range(len(names)))
+        return tuple(ids[first].ravel().tolist())
+    if found := _IOTA_GROUPS.search(rest):
+        return tuple(_laid(*found.group(2, 3)).ravel()[: int(found[1])].tolist())
+    found = _LISTED.search(rest)
+    return tuple(map(int, found[1].split(","))) if found else ()
+
+
+def _laid(dims, order):
+    """0, 1, 2 ... in an array of these dims, transposed as printed."""
+    sizes = [int(size) for size in dims.split(",")]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose([int(n) for n in order.split(",")]) if order else ids

@@ -37,6 +37,7 @@ def rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             "  collectives hidden",
             f"{figures['compute_bound_step_s']:.3f} s, MFU {figures['compute_bound_mfu']:.1%}",
         ),
+        *_without_lookup(figures),
         *(
             (f"  {kind}", f"{seconds:.3f} s")
             for kind, seconds in figures["seconds_by_component"].items()
@@ -53,12 +54,22 @@ def rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         if row["gib"] >= 0.01:
             out.append(
                 (
-                    f"{row['kind']} over {row['devices']}",
+                    f"{row['kind']} over {row['devices']}, {row['axes']}",
                     f"{row['gib']:.1f} GiB, {row['seconds']:.3f} s, "
                     f"{row['open_seconds']:.3f} s in the open",
                 )
             )
     return [*out, ("compiled in", f"{figures['compile_s']:.0f} s")]
+
+
+def _without_lookup(figures):
+    """MFU as it is where the input embedding, which multiplies nothing, has no 6 N."""
+    share = 1 - figures["lookup_flops_per_chip"] / figures["model_flops_per_chip"]
+    if share == 1:
+        return []
+    both = [share * figures[f"{name}_mfu"] for name in ("estimated", "compute_bound")]
+    said = f"MFU {both[0]:.1%}; collectives hidden {both[1]:.1%}"
+    return [("  embedding not counted", said)]
 
 
 def table(figures: Mapping[str, Any]) -> Table:
@@ -76,7 +87,9 @@ HOW = (
     "the schedule leaves them in the open. Each row of tokens is taken to hold one group: "
     "a prompt of half a row, and responses that share the rest. MFU counts 6 FLOPs a "
     "parameter and token (2 for a live reference, 4 for a frozen base under an adapter) "
-    "and attention over visible pairs; neither padding nor rematerialization."
+    "and attention over visible pairs; neither padding nor rematerialization. Of all "
+    "parameters, the input embedding too, which is looked up: a line says what MFU is "
+    "without it."
 )
 
 

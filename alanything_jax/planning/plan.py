@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from alanything_jax.experiment import Experiment
 from alanything_jax.planning import abstract, flops, hlo, topology
@@ -39,9 +40,11 @@ class Plan:
 
     Attributes:
       hbm: GiB per chip by kind, at the fullest moment.
+      lookup_flops_per_chip: of the model's, those that 6 N counts for an input embedding,
+        where nothing is multiplied.
       seconds: of a step, by component; `collectives` only what nothing hides.
-      collectives: each kind and number of devices: GiB a chip and step, seconds in all,
-        seconds in the open.
+      collectives: each kind and mesh axes: GiB a step, all devices' parts together,
+        seconds in all, seconds in the open.
       advice: what to change where it does not fit.
     """
 
@@ -55,6 +58,7 @@ class Plan:
     compile_s: float
     flops_per_chip: float = 0.0
     model_flops_per_chip: float = 0.0
+    lookup_flops_per_chip: float = 0.0
     tokens: int = 0
     peak_flops: float = 0.0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -89,6 +93,7 @@ class Plan:
             "flops_per_chip": self.flops_per_chip,
             "model_flops_per_chip": self.model_flops_per_chip,
             "estimated_step_s": total or None,
+            "lookup_flops_per_chip": self.lookup_flops_per_chip,
             "estimated_mfu": mfu(total),
             "compute_bound_step_s": compute or None,
             "compute_bound_mfu": mfu(compute),
@@ -113,32 +118,32 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     """
     chip, devices = topology.devices(name, slices)
     parts = abstract.abstract(experiment, devices)
-    live = {kind: per_chip(tree) for kind, tree in parts.live.items()}
+    live = {kind: per_device(tree) for kind, tree in parts.live.items()}
+    chips = len(devices) // chip.cores
     basics = dict(
         recipe=experiment.name,
         topology=name,
         slices=slices,
-        chips=len(devices),
-        hbm_limit_gib=chip.hbm_gib,
-        peak_flops=chip.peak_flops,
+        chips=chips,
+        hbm_limit_gib=chip.cores * chip.hbm_gib,
+        peak_flops=chip.cores * chip.peak_flops,
     )
     start = time.perf_counter()
     try:
-        say(f"compiling {experiment.name} for {slices} x {name} ({len(devices)} chips)")
+        say(f"compiling {experiment.name} for {slices} x {name} ({chips} chips)")
         modules = {
             name: _compile(part, parts.mesh, chip.flags)
             for name in ("accumulate", "apply", "frozen")
             if (part := getattr(parts, name)) is not None
         }
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-        if used is None:
+        needed = _needed(str(error), sum(live.values()))
+        if needed is None:
             raise
-        needed = float(used[1]) / (1 if used[2] == "G" else 1024)
         return Plan(
             **basics,
             fits=False,
-            hbm={"by the compiler's message": needed},
+            hbm={"by the compiler's message": chip.cores * needed},
             compile_s=time.perf_counter() - start,
             advice=advice(experiment, live, chip),
         )
@@ -147,14 +152,15 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     fits = sum(hbm.values()) <= chip.hbm_gib
     tokens = parts.microbatches * math.prod(parts.accumulate[1][2].tokens.shape)
     seconds, collectives = _time(parts, chip, modules, name)
-    program, model = flops.of_step(parts, tokens)
+    program, model, lookup = flops.of_step(parts, tokens)
     return Plan(
         **basics,
         fits=fits,
-        hbm=hbm,
+        hbm={kind: chip.cores * gib for kind, gib in hbm.items()},
         compile_s=took,
-        flops_per_chip=program / len(devices),
-        model_flops_per_chip=model / len(devices),
+        flops_per_chip=program / chips,
+        model_flops_per_chip=model / chips,
+        lookup_flops_per_chip=lookup / chips,
         tokens=tokens,
         seconds=seconds,
         collectives=collectives,
@@ -162,7 +168,21 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     )
 
 
-def per_chip(tree: Any) -> float:
+def _needed(message, live):
+    """GiB that a compiler which ran out of memory names; None = its trouble is another.
+
+    Of what it counts, nothing is the optimizer's: that is not an argument of gradients.
+    """
+    pattern = r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm|"
+    pattern += r"HLO temporaries \(([\d.]+)([GM])\) exceeds available HBM"
+    if not (found := re.search(pattern, message)):
+        return None
+    whole, temporaries = found[1], found[3]
+    unit = {"G": 1, "M": 1024}[found[2] or found[4]]
+    return float(whole or temporaries) / unit + (0.0 if whole else live)
+
+
+def per_device(tree: Any) -> float:
     """GiB that one device holds of a tree of abstract arrays."""
     return (
         sum(
@@ -188,16 +208,17 @@ def _memory(parts, live, modules):
         name: module.memory_analysis().temp_size_in_bytes / GIB
         for name, module in modules.items()
     }
-    batch = per_chip((parts.accumulate[1][2], parts.accumulate[1][3]))
+    # All microbatches of a step lie there, and for a moment stacked, too.
+    batch = parts.microbatches * per_device(parts.accumulate[1][2:4])
     held = activations(modules["accumulate"].as_text(), parts) / GIB
     held = min(held, temp["accumulate"])
     rest = temp["accumulate"] - held
     moments = [{**live, "batch": batch, "activations": held, "temporaries": rest}]
     moments.append({**live, "temporaries": temp["apply"]})
+    before = {kind: gib for kind, gib in live.items() if kind != "gradients"}
+    moments.append({**before, "batch": batch, "temporaries": batch})
     if "frozen" in temp:
-        moments.append({**live, "batch": batch, "temporaries": temp["frozen"]})
-        # Nothing has gradients yet.
-        moments[-1].pop("gradients")
+        moments.append({**before, "batch": batch, "temporaries": temp["frozen"]})
     return max(moments, key=lambda kinds: sum(kinds.values()))
 
 
@@ -229,7 +250,10 @@ def activations(text: str, parts: Any) -> int:
 
 def _time(parts, chip, modules, name):
     """Seconds of a step by component, and its collectives."""
-    events = {part: hlo.events(module.as_text()) for part, module in modules.items()}
+    visited = flops.mean_visited(*_example(parts))
+    events = {
+        part: hlo.events(module.as_text(), visited) for part, module in modules.items()
+    }
     update, times = events.pop("apply"), parts.microbatches
     kernels = sum(
         event.times * _kernel_flops(parts, event.name, part)
@@ -243,18 +267,22 @@ def _time(parts, chip, modules, name):
         "kernels": times * kernels / (KERNEL_SHARE * chip.peak_flops),
         "optimizer": _cycles(update) / chip.clock_hz,
     }
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    devices = parts.mesh.devices.ravel()
     for event, runs in [(e, times) for e in passes] + [(e, 1) for e in update]:
         if event.kind not in hlo.COLLECTIVES:
             continue
+        group = [devices[place] for place in event.group]
         each = topology.collective_seconds(
-            event.kind, event.num_bytes, event.ways, chip, name
+            event.kind, event.num_bytes, group, chip, name
         )
+        axes = _axes(parts.mesh, event.group)
         row = rows.setdefault(
-            (event.kind, event.ways),
+            (event.kind, axes),
             {
                 "kind": event.kind,
-                "devices": event.ways,
+                "axes": axes,
+                "devices": len(group),
                 "gib": 0.0,
                 "seconds": 0.0,
                 "open_seconds": 0.0,
@@ -271,22 +299,34 @@ def _time(parts, chip, modules, name):
     return seconds, found
 
 
+def _axes(mesh, group):
+    """Names of the mesh axes that devices at these places differ in."""
+    where = np.unravel_index(np.array(group, int), mesh.devices.shape)
+    along = [a for a, n in zip(mesh.axis_names, where, strict=True) if len(set(n)) > 1]
+    return "+".join(along)
+
+
+def _example(parts):
+    """Tokens of a row, responses, and the attention's block."""
+    batch = parts.accumulate[1][2]
+    return batch.tokens.shape[1], batch.table.shape[1], parts.program.compute.block
+
+
 def _cycles(events):
     return sum(event.times * event.cycles for event in events)
 
 
 def _kernel_flops(parts, name, part):
     """Of one call of a kernel on one chip, over the blocks that the example row visits."""
-    cfg, compute = parts.program.config, parts.program.compute
+    cfg = parts.program.config
     if part == "frozen":
         cfg = parts.program.teacher or cfg
     dots = next(
         (n for known, n in flops.KERNEL_DOTS.items() if name.startswith(known)), 0
     )
     batch = parts.accumulate[1][2]
-    rows, length = batch.tokens.sharding.shard_shape(batch.tokens.shape)
-    responses = batch.table.shape[1]
-    _, pairs = flops.visible_share(length, responses, compute.block)
+    rows, _ = batch.tokens.sharding.shard_shape(batch.tokens.shape)
+    _, pairs = flops.visible_share(*_example(parts))
     shared = parts.mesh.shape["tensor"] * parts.mesh.shape["sequence"]
     heads = cfg.num_heads / shared
     return 2 * dots * pairs * rows * heads * cfg.head_width

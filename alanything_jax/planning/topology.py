@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,29 +14,29 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One TPU device, as JAX sees it.
+    """One TPU device, as JAX sees it: a chip, or of tpu7x one of its two.
 
     Attributes:
       peak_flops: bfloat16 FLOP/s. hbm_gib: what XLA may use, as the compiler reports it.
-      hbm_bytes_per_s: memory bandwidth.
-      link_bytes_per_s: of one link between chips, one way; links: of a chip.
+      link_bytes_per_s: of one link between chips, one way; a device's share of it.
       clock_hz: what turns the compiler's cycles into seconds; peak_flops over what the
         matrix units do in a cycle.
       flags: of the compiler, that let collectives run beside compute; the same as in
         tpu_scripts/presets, which a run gets them from.
-      dcn_bytes_per_s: of a chip's share of its host's network, one way.
-      wraps: the side from which a dim of the torus is a ring.
+      dcn_bytes_per_s: of a device's share of its host's network, one way.
+      wraps: the side from which a flat torus' dim is a ring; 0 = of three dims: all are
+        rings where all sides are multiples of 4.
+      cores: devices of a chip.
     """
 
     peak_flops: float
     hbm_gib: float
-    hbm_bytes_per_s: float
     link_bytes_per_s: float
-    links: int
     clock_hz: float
     flags: tuple[str, ...]
-    wraps: int = 4
-    dcn_bytes_per_s: float = 6.25e9 / 4
+    dcn_bytes_per_s: float = 6.25e9
+    wraps: int = 0
+    cores: int = 1
 
 
 _WOVEN = (
@@ -65,12 +66,12 @@ _SPARSE_CORE = (
 
 # cloud.google.com/tpu/docs/system-architecture-tpu-vm, and jax-ml.github.io/scaling-book.
 CHIPS = {
-    # The compiler sees a v4 chip as two devices, and so a tpu7x chip.
-    "v4": Chip(137.5e12, 15.5, 0.614e12, 45e9, 6, 1.05e9, _WOVEN + _ACROSS),
-    "v5e": Chip(197e12, 15.75, 0.819e12, 45e9, 4, 1.5e9, _WOVEN + _ACROSS + _WHOLE, 16),
-    "v5p": Chip(459e12, 95.74, 2.765e12, 90e9, 6, 1.75e9, _VMEM + _WOVEN + _ACROSS),
-    "v6e": Chip(918e12, 31.25, 1.64e12, 90e9, 4, 1.75e9, _VMEM + _WOVEN + _WHOLE, 16),
-    "tpu7x": Chip(1153.5e12, 94.75, 3.69e12, 90e9, 6, 2.2e9, _SPARSE_CORE),
+    # A v4 chip is one device ("megacore"), as libtpu runs it.
+    "v4": Chip(275e12, 30.75, 45e9, 1.05e9, _WOVEN + _ACROSS, 3.125e9),
+    "v5e": Chip(197e12, 15.75, 45e9, 1.5e9, _WOVEN + _ACROSS + _WHOLE, 3.125e9, 16),
+    "v5p": Chip(459e12, 95.74, 90e9, 1.75e9, _VMEM + _WOVEN + _ACROSS),
+    "v6e": Chip(918e12, 31.25, 90e9, 1.75e9, _VMEM + _WOVEN + _WHOLE, 12.5e9, 16),
+    "tpu7x": Chip(1153.5e12, 94.75, 45e9, 2.2e9, _SPARSE_CORE, 6.25e9, cores=2),
 }
 
 
@@ -109,12 +110,15 @@ def devices(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    single = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sizes) == 1 else {}
-    several = {"num_slices": slices} if slices > 1 else {}
+    more: dict[str, Any] = {}
+    if math.prod(sizes) == 1:
+        more["chips_per_host_bounds"] = [1, 1, 1]
+    if slices > 1:
+        more["num_slices"] = slices
+    if generation == "v4":
+        more["chip_config_name"] = "megacore"
     try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, **single, **several
-        )
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"the TPU compiler knows no topology {name!r}: {str(error)[:300]}. Take whole "
@@ -140,26 +144,44 @@ def accelerator(name: str) -> str:
 
 
 def collective_seconds(
-    kind: str, num_bytes: int, ways: int, chip: Chip, name: str
+    kind: str, num_bytes: int, group: Sequence[Any], chip: Chip, name: str
 ) -> float:
-    """How long a collective takes over `ways` devices of a topology, at full bandwidth.
+    """How long a collective takes over a group of devices, at full bandwidth.
 
     A gather or scatter over a ring moves (ways - 1) / ways of the whole array past each
-    device, both ways round, over every dim of the torus that the devices span; a sum is a
-    scatter and a gather; an all-to-all a quarter of a gather. A dim that is no ring, being
-    short, halves its bandwidth.
+    device, both ways round, over every dim of the torus that the devices lie along; a sum
+    is a scatter and a gather; an all-to-all a quarter of a gather. A dim that is no ring,
+    or not all of it, has half the bandwidth. Between slices goes what is left of the
+    array once each slice has dealt it out over its own devices.
     """
     if kind == "collective-permute":
-        return num_bytes / chip.link_bytes_per_s
-    if ways <= 1:
+        far = len({_slice(device) for device in group}) > 1
+        return num_bytes / (chip.dcn_bytes_per_s if far else chip.link_bytes_per_s)
+    if len(group) <= 1:
         return 0.0
-    bandwidth, spanned = 0.0, 1
-    for side in sorted(map(int, name.partition(":")[2].split("x")), reverse=True):
-        if spanned >= ways or side == 1:
-            break
-        spanned *= side
-        bandwidth += chip.link_bytes_per_s * (2 if side >= chip.wraps else 1)
-    if not bandwidth or ways > spanned:
-        bandwidth = chip.dcn_bytes_per_s
+    slices = len({_slice(device) for device in group})
+    ways = len(group) // slices
     share = {"all-reduce": 2.0, "all-to-all": 0.25}.get(kind, 1.0)
-    return share * num_bytes * (ways - 1) / ways / bandwidth
+    between = num_bytes / ways * (slices - 1) / slices / chip.dcn_bytes_per_s
+    if kind == "all-to-all":
+        between /= slices
+    within = num_bytes * (ways - 1) / ways / (_bandwidth(group, chip, name) or 1.0)
+    return share * within + (2.0 if kind == "all-reduce" else 1.0) * between
+
+
+def _bandwidth(group, chip, name):
+    """Bytes a second past each device of a group within a slice; 0 for one chip."""
+    sides = [int(side) for side in name.partition(":")[2].split("x")]
+    whole = all(side % 4 == 0 for side in sides)
+    total = 0.0
+    for dim, side in enumerate(sides):
+        along = len({device.coords[dim] for device in group})
+        ring = side >= chip.wraps if chip.wraps else whole
+        if along > 1:
+            total += chip.link_bytes_per_s * (2 if ring and along == side else 1)
+    # Devices of one chip: no slower than a link, and no figure is published.
+    return total or chip.link_bytes_per_s * chip.cores
+
+
+def _slice(device):
+    return getattr(device, "slice_index", 0)

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
-from alanything_jax.sharding.rules import MESH_AXES, Rules, axes_of
+from alanything_jax.sharding.rules import MESH_AXES, PRESETS, Rules, axes_of, preset
 
 
 def make(
@@ -83,6 +83,29 @@ def make(
             shape, devices[:wanted], allow_split_physical_axes=True
         )
     return jax.sharding.Mesh(grid, MESH_AXES, axis_types=kinds)
+
+
+def check(mesh: jax.sharding.Mesh, rules: str) -> Rules:
+    """The rules table of this name, if it uses every axis of the mesh.
+
+    Raises ValueError: devices along an axis that no rule names would only repeat what
+    others do.
+    """
+    table = preset(rules)
+    used = {axis for name in table for axis in axes_of(name, table)}
+    idle = [a for a in MESH_AXES if mesh.shape[a] > 1 and a not in {*used, "replica"}]
+    if idle:
+        other = [
+            name
+            for name, its in PRESETS.items()
+            if all(any(a in axes_of(n, its) for n in its) for a in idle)
+        ]
+        raise ValueError(
+            f"compute.mesh has {idle[0]}={mesh.shape[idle[0]]}, which compute.rules "
+            f"{rules} does not use: its devices would repeat the others' work. Give "
+            f"--compute.rules {' or '.join(other) or 'that use it'}, or leave the axis out."
+        )
+    return table
 
 
 def rows(mesh: jax.sharding.Mesh, rules: Rules, asked: int) -> int:

@@ -173,7 +173,7 @@ def load(
             "all take part: give it all of them, such as --compute.mesh fsdp=-1 and "
             "--compute.rows-per-microbatch 0."
         )
-    table = rules.preset(experiment.compute.rules)
+    table = meshes.check(mesh, experiment.compute.rules)
     bundle = load_model(
         experiment.model,
         scores_trained(experiment.algorithm),

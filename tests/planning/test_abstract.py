@@ -84,5 +84,27 @@ def parts(experiment):
     return abstract.abstract(experiment, jax.devices()[:1])
 
 
+def test_an_adapter_costs_what_it_is_and_what_it_passes_through():
+    made = parts(recipe("dpo_smollm2", {"adapter": Lora(rank=4)}))
+    cfg, tokens = made.program.config, 1024
+    own, small = (
+        sum(math.prod(x.shape) for x in made.live[kind].values())
+        for kind in ("frozen", "parameters")
+    )
+    seen, _ = flops.visible_share(made.program.compute.row_tokens, 2, 128)
+    scores = 12 * cfg.num_layers * cfg.num_heads * cfg.head_width
+    expected = (4 * own + 6 * small) * tokens + scores * seen * made.microbatches
+    assert flops.of_step(made, tokens)[1] == pytest.approx(expected)
+
+
+def test_an_input_embedding_is_counted_and_told():
+    """6 N by contract; where it is the head as well, its products are real."""
+    tied = parts(recipe("dpo_smollm2", {"adapter": None}))
+    assert tied.program.config.tied and flops.of_step(tied, 1024)[2] == 0
+    free = parts(recipe("ppo_playground", {}))
+    table = free.live["parameters"]["policy/embed/text/table"]
+    assert flops.of_step(free, 1024)[2] == (12 + 2) * math.prod(table.shape) * 1024
+
+
 def shapes(flat):
     return {path: (x.shape, str(x.dtype)) for path, x in flat.items()}

@@ -43,9 +43,15 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   %a = f32[8]{0} parameter(0)
   %while.1 = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body
   %group_attention.3 = bf16[1,2,4,8]{3,2,1,0} custom-call(%a), custom_call_target="tpu_custom_call"
-  %collective-permute-start.1 = (f32[4]{0}, f32[4]{0}) collective-permute-start(%a), source_target_pairs={{0,1}}
+  %collective-permute-start.1 = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1}}
   %copy.2 = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"100"}
   %collective-permute-done.1 = f32[4]{0} collective-permute-done(%collective-permute-start.1)
+  %gather-start = (f32[256]{0}, f32[1024]{0}) all-gather-start(%a), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %gather-done = f32[1024]{0} all-gather-done(%gather-start)
+  %all-to-all.1 = f32[256]{0} all-to-all(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %reduce-scatter.1 = f32[64]{0} reduce-scatter(%a), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  %scatter-start = (f32[256]{0}, f32[64]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  %scatter-done = f32[64]{0} reduce-scatter-done(%scatter-start)
   %all-reduce.9 = f32[256]{0} all-reduce(%a), replica_groups=mesh['axis_0'=4,'axis_1'=16], device_ids=([4,16]T(1,0)) {'axis_1'}, to_apply=%add
   ROOT %conditional.1 = f32[8]{0} conditional(%p, %a, %a), branch_computations={%cheap, %dear}
 }
@@ -57,7 +63,7 @@ def test_loops_branches_and_collectives_add_up():
     compute = sum(e.times * e.cycles for e in events if e.kind == "compute")
     assert compute == 32 * (700 + 50) + 100 + 9
     found = {
-        (e.kind, e.times, e.ways, e.num_bytes, e.hidden_cycles)
+        (e.kind, e.times, len(e.group), e.num_bytes, e.hidden_cycles)
         for e in events
         if e.kind != "compute"
     }
@@ -66,7 +72,33 @@ def test_loops_branches_and_collectives_add_up():
         ("all-gather", 32, 16, 16 * 64 * 2, 700),
         # A sum of which each keeps a slice.
         ("reduce-scatter", 32, 4, 32 * 64 * 2, 0),
-        ("kernel", 1, 1, 2 * 4 * 8 * 2, 0),
-        ("collective-permute", 1, 1, 2 * 4 * 4, 100),
+        ("kernel", 1, 0, 2 * 4 * 8 * 2, 0),
+        # Operand and result are there while it is under way; one of them is moved.
+        ("collective-permute", 1, 2, 4 * 4, 100),
+        ("all-gather", 1, 4, 1024 * 4, 0),
+        # What a device has of the array is printed, or all that goes in.
+        ("all-to-all", 1, 4, 4 * 256 * 4, 0),
+        ("reduce-scatter", 1, 4, 4 * 64 * 4, 0),
         ("all-reduce", 1, 16, 256 * 4, 0),
     }
+
+
+def test_who_takes_part_in_a_collective():
+    groups = {e.name: e.group for e in hlo.events(MODULE)}
+    assert groups["all-gather.7"] == tuple(range(16))
+    assert groups["gather-start"] == (0, 2, 4, 6)
+    assert groups["collective-permute-start.1"] == (0, 1)
+    # 0 .. 63 as 4 x 16, turned round, and that cut into 4 x 16: its first row.
+    columns = [(n, n + 16, n + 32, n + 48) for n in range(4)]
+    assert groups["all-reduce.9"] == sum(columns, ())
+
+
+def test_a_loop_of_unknown_length_runs_as_often_as_is_said():
+    text = MODULE.replace(
+        "%bound = s32[]{:T(128)} constant(32)", "%bound = s32[] other()"
+    )
+    one, some = (
+        sum(e.times * e.cycles for e in hlo.events(text, *n) if e.kind == "compute")
+        for n in ((), (2.5,))
+    )
+    assert (one, some) == (750 + 109, 2.5 * 750 + 109)

@@ -1,12 +1,15 @@
 """`alanything plan`: the real step by the TPU compiler, small enough for a test."""
 
 import dataclasses
+import itertools
 import json
+import types
 from pathlib import Path
 
 import pytest
 
 from alanything_jax import experiment as recipes
+from alanything_jax.cli import recipe as commands
 from alanything_jax.cli.main import main
 from alanything_jax.planning import abstract, fit, page, plan, topology
 
@@ -70,8 +73,6 @@ def test_what_does_not_fit_says_what_to_change(tmp_path, capsys):
             recipe().compute, mesh=("fsdp=-1",), row_tokens=512, remat="dots"
         ),
     )
-    tried = [note for _, note in fit.candidates(big)]
-    assert tried[0] == "as it is" and "bfloat16" in tried[-1]
     state = {"parameters": 29.9}
     advice = plan.advice(big, state, topology.CHIPS["v5e"])
     assert "use more chips" in advice[0] and any("remat full" in a for a in advice)
@@ -103,21 +104,107 @@ def test_rows_that_do_not_divide_name_the_axes():
         plan.plan(recipe(mesh=()), "v5e:4x4", say=str)
 
 
+def test_what_fit_tries_is_what_it_says():
+    """Of a recipe whose replica axis takes what is left; each candidate by its options."""
+    path = str(ROOT / "configs/dpo_llama3_8b.py")
+    whole = recipes.load(path)
+    tried = list(fit.candidates(whole))
+    assert [" ".join(options) for _, options in tried] == [
+        "",
+        "--compute.remat full",
+        "--compute.remat full --compute.mesh fsdp=-1",
+        "--compute.remat full --compute.mesh fsdp=-1 --model.param_dtype bfloat16",
+    ]
+    rows = dataclasses.replace(whole.compute, rows_per_microbatch=12, remat="full")
+    tried += list(fit.candidates(dataclasses.replace(whole, compute=rows), 2))[1:]
+    assert tried[4][1] == ("--compute.mesh", "replica=2", "fsdp=-1")
+    assert tried[5][1][-2:] == ("--compute.rows_per_microbatch", "6")
+    assert tried[6][1][3:5] == ("--compute.rows_per_microbatch", "3")
+    assert tried[7][1][3:] == (*tried[6][1][3:], "--model.param_dtype", "bfloat16")
+    for candidate, options in tried[:4]:
+        assert commands.parse("plan", [path, *options]).experiment == candidate
+
+
+def test_fit_prints_the_options_that_fit(tmp_path, capsys, monkeypatch):
+    def planned(experiment, name, slices, say):
+        size = 10.0 if experiment.compute.remat == "full" else 20.0
+        return plan.Plan("r", name, 1, 16, size < 15, {"batch": size}, 15.75, 1.0)
+
+    monkeypatch.setattr(fit, "plan", planned)
+    argv = ["plan", str(ROOT / "configs/dpo_llama3_8b.py"), "--topology", "v5e:4x4"]
+    assert main([*argv, "--fit", "--json", str(tmp_path / "p.json")]) == 0
+    assert "dpo_llama3_8b.py --compute.remat full\n" in capsys.readouterr().out
+    options = json.loads((tmp_path / "p.json").read_text())["options"]
+    assert options == ["--compute.remat", "full"]
+
+
+@pytest.mark.parametrize(
+    "message, needed",
+    [
+        ("Ran out of memory in memory space hbm. Used 31.02G of 15.75G hbm.", 31.02),
+        ("HLO temporaries (512.00M) exceeds available HBM (30.75G).", 0.5 + 3.0),
+        ("Ran out of memory in memory space smem. Used 1.5M of 1.0M smem.", None),
+    ],
+)
+def test_what_the_compiler_says_is_missing(message, needed):
+    assert plan._needed(message, 3.0) == needed
+
+
+def test_a_mesh_axis_that_no_rule_uses_is_refused():
+    mesh = ("fsdp=2", "tensor=2")
+    with pytest.raises(ValueError, match="tensor=2.*--compute.rules fsdp_tensor or"):
+        plan.plan(recipe(mesh=mesh), "v5e:2x2", say=str)
+    mesh = ("fsdp=2", "expert=2")
+    with pytest.raises(ValueError, match="--compute.rules expert, or leave"):
+        plan.plan(recipe(mesh=mesh), "v5e:2x2", say=str)
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "tpu7x:2x2x1"])
+def test_generations_that_have_two_cores_a_chip(name):
+    """A v4 chip is one device to JAX, a tpu7x two; figures are of a chip."""
+    found = plan.plan(recipe(mesh=("fsdp=-1",)), name, say=str).to_json()
+    assert found["chips"] == 4 and found["fits"]
+    chip = topology.CHIPS[name.partition(":")[0]]
+    assert found["hbm_limit_gib"] == chip.cores * chip.hbm_gib > 30
+    assert 0 < found["estimated_mfu"] < 1
+
+
+def lain(sides, slices=1):
+    """Devices of a torus, with coordinates, in order."""
+    places = itertools.product(range(slices), *map(range, sides))
+    return [types.SimpleNamespace(slice_index=s, coords=c) for s, *c in places]
+
+
 def test_collectives_take_as_long_as_their_links():
     chip = topology.CHIPS["v5p"]
-    seconds = topology.collective_seconds(
-        "all-gather", 64 * 540e9, 64, chip, "v5p:4x4x4"
-    )
+    cube, take = lain((4, 4, 4)), topology.collective_seconds
     # Three dims of rings, two ways each: 540 GB/s.
+    seconds = take("all-gather", 64 * 540e9, cube, chip, "v5p:4x4x4")
     assert seconds == pytest.approx(63)
-    assert topology.collective_seconds("all-reduce", 1, 1, chip, "v5p:4x4x4") == 0
-    v5e = topology.CHIPS["v5e"]
+    assert take("all-reduce", 1, cube[:1], chip, "v5p:4x4x4") == 0
+    # Half of a ring is a line; so is all of a side where another side is no multiple of 4.
+    for group, name in ((cube[:2], "v5p:4x4x4"), (lain((2, 2, 4))[:4], "v5p:2x2x4")):
+        ways = len(group)
+        seconds = take("all-gather", ways * 90e9, group, chip, name)
+        assert seconds == pytest.approx(ways - 1)
+    v5e, plane = topology.CHIPS["v5e"], lain((4, 4))
     # 4 chips a side are no ring on v5e: one way each of two dims.
-    one = topology.collective_seconds("reduce-scatter", 90e9, 16, v5e, "v5e:4x4")
+    one = take("reduce-scatter", 90e9, plane, v5e, "v5e:4x4")
     assert one == pytest.approx(15 / 16)
-    assert topology.collective_seconds(
-        "all-reduce", 90e9, 16, v5e, "v5e:4x4"
-    ) == pytest.approx(2 * one)
+    assert take("all-reduce", 90e9, plane, v5e, "v5e:4x4") == pytest.approx(2 * one)
+
+
+def test_between_slices_goes_a_devices_share_by_the_slower_network():
+    chip, both = topology.CHIPS["v5p"], lain((4, 4, 4), 2)
+    take, name = topology.collective_seconds, "v5p:4x4x4"
+    # The same chip of each slice: half of the array out, half of the sum back.
+    pair = [both[5], both[64 + 5]]
+    assert take("all-reduce", 6.25e9, pair, chip, name) == pytest.approx(1.0)
+    # All chips: within a slice each gets a 64th of the array, and that goes across.
+    whole = take("all-reduce", 540e9, both, chip, name)
+    within = 2 * 63 / 64
+    assert whole == pytest.approx(within + 540 / 64 / 6.25)
+    assert take("collective-permute", 6.25e9, pair, chip, name) == 1.0
 
 
 def test_topologies_have_the_names_of_the_cloud():

@@ -4,17 +4,21 @@ import dataclasses
 import os
 import shlex
 import shutil
+import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = "gcloud kubectl xpk gcsfuse fusermount sudo uv".split()
+TOOLS = "gcloud kubectl xpk gcsfuse fusermount sudo uv systemd-run".split()
+HOST = socket.gethostname()
 GIVEN = {"PROJECT": "p", "ZONE": "us-east5-a", "NAME": "t", "ACCELERATOR": "v6e-16"}
 
 # Writes each call down. States come from files, a line a call, the last one for ever.
-# What would go to a worker runs here, in a home and a bucket of the test.
+# What would go to a worker runs here, in a home and a bucket of the test. A call that the
+# first line of `broken` matches fails, and uses that line up.
 PRETENDER = r"""#!/bin/bash
 tool=${0##*/}
 echo "$tool $*" >>"$FAKE/calls"
@@ -28,6 +32,12 @@ next() {
     *) echo "$line" | tr , '\n' ;;
   esac
 }
+broken=$(head -n 1 "$FAKE/broken" 2>/dev/null)
+if [[ -n $broken && "$tool $*" == *$broken* ]]; then
+  sed -i 1d "$FAKE/broken"
+  echo "ERROR: permission denied" >&2
+  exit 1
+fi
 local_path() { case $1 in gs://*) echo "$FAKE/${1#gs://}" ;; *) echo "$1" ;; esac; }
 case "$tool $*" in
   *"queued-resources describe"*) next queue ;;
@@ -52,6 +62,9 @@ case "$tool $*" in
       [[ $word != t:* ]] || cp "$last" "$FAKE/home/${word#t:}"
       last=$word
     done ;;
+  systemd-run*) # as systemd does: no environment, no such directory
+    while [[ $1 == -* ]]; do [[ $1 != -p ]] || shift; shift; done
+    cd / && exec env -i FAKE="$FAKE" STATE_ROOT="$STATE_ROOT" /bin/"$@" ;;
   "kubectl apply"*) cat >"$FAKE/applied.yaml" ;;
 esac
 """
@@ -127,6 +140,23 @@ def shell(checkout, tmp_path):
     shell = Shell(checkout, tmp_path)
     shell.says(queue="ACTIVE", nodes="READY", exits="NONE")
     return shell
+
+
+def wait_for(path, seconds=20):
+    """The text of a file that another process is to write."""
+    end = time.monotonic() + seconds
+    while not (path.exists() and path.read_text().strip()):
+        assert time.monotonic() < end, f"{path} was not written in {seconds} s"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def until(true, seconds=20):
+    """Whether `true()` came to be so in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
 
 
 def without(*names):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.tpu_scripts.conftest import shown
+from tests.tpu_scripts.conftest import HOST, shown
 
 AT = "--project=p --zone=us-east5-a"
 QR = "gcloud compute tpus queued-resources"
@@ -12,7 +12,8 @@ VM = "gcloud compute tpus tpu-vm"
 SSH = f"{QR} ssh t {AT} --node=all --worker=all --batch-size=16"
 TRAIN = ["alanything", "train", "x.py"]
 HERE = "bash tpu_scripts/launch.sh --here"
-QUIET = ">/dev/null 2>&1 </dev/null &"
+STATE = "/var/tmp/alanything/t"
+ALIVE = f"pid=$(cat {STATE}/pid 2>/dev/null) && grep -qs launch.sh /proc/$pid/cmdline"
 
 # (script, arguments, variables, the commands)
 GOLDEN = {
@@ -53,14 +54,14 @@ GOLDEN = {
          f"{VM} describe t-1 --format=value(state) {AT}"],
     ),
     "sync": (
-        *("sync_code", [], {}),
+        *("sync_code", [], {"BUCKET": "gs://bkt/r"}),  # exported, say
         [f"{QR} scp TMP/code.tar.gz t:code.tar.gz {AT} --node=all --worker=all"
          " --batch-size=16",
          f"{SSH} --command=mkdir -p alanything_jax"
          " && tar -xzf code.tar.gz -C alanything_jax"],
     ),
     "sync to a bucket": (
-        *("sync_code", [], {"BUCKET": "gs://bkt/r"}),
+        *("sync_code", [], {"TO": "bucket", "BUCKET": "gs://bkt/r"}),
         ["gcloud storage cp TMP/code.tar.gz gs://bkt/r/t/code.tar.gz"],
     ),
     "setup": (
@@ -71,14 +72,24 @@ GOLDEN = {
     ),
     "launch": (
         *("launch", [*TRAIN, "--run-dir", "a b"], {"HF_SECRET": "hf", "HF_TOKEN": "x"}),
-        [f"{SSH} --command=cd alanything_jax || exit; env NAME=t ACCELERATOR=v6e-16"
-         f" SLICES=1 HF_SECRET=hf setsid nohup {HERE} alanything train x.py"
-         f" --run-dir 'a b' {QUIET}"],
+        [f"{SSH} --command=cd alanything_jax && env NAME=t ACCELERATOR=v6e-16"
+         " SLICES=1 HF_SECRET=hf JAX_VERSION=0.10.2 bash tpu_scripts/launch.sh"
+         " --detach alanything train x.py --run-dir 'a b'"],
     ),
     "stop": (
         *("launch", [], {"STOP": "1"}),
-        [f"{SSH} --command=pid=$(cat /var/tmp/alanything/t/pid);"
-         " kill -TERM $pid || sudo kill -TERM $pid"],
+        [f"{SSH} --command=cd {STATE} 2>/dev/null && {{ touch stopped 2>/dev/null ||"
+         f" sudo touch stopped; }}; if {ALIVE}; then kill -TERM $pid 2>/dev/null ||"
+         " sudo kill -TERM $pid; else echo $(hostname): not running; fi"],
+    ),
+    "launch, there": (
+        *("launch", ["--here", *TRAIN]),
+        {"BUCKET": "gs://bkt/r", "HF_SECRET": "hf"},
+        ["gcloud secrets versions access latest --secret=hf",
+         "gcloud storage cp TMP/report gs://bkt/r/t/exit/HOST",
+         "alanything train x.py",
+         "gcloud storage cp TMP/log gs://bkt/r/t/logs/HOST",
+         "gcloud storage cp TMP/report gs://bkt/r/t/exit/HOST"],
     ),
     "logs": (
         *("logs", [], {"FOLLOW": "1"}),
@@ -90,14 +101,19 @@ GOLDEN = {
         ["gcloud storage ls --long gs://bkt/r/t/logs/*",
          "gcloud storage cat gs://bkt/r/t/logs/*-w-3"],
     ),
+    "all old logs": (
+        *("logs", [], {"FROM": "bucket", "BUCKET": "gs://bkt/r", "WORKER": "all"}),
+        ["gcloud storage ls --long gs://bkt/r/t/logs/*",
+         "gcloud storage cat gs://bkt/r/t/logs/*"],
+    ),
     "status": (
         *("status", [], {"MODE": "vm"}),
         [f"{VM} describe t --format=value(state) {AT}",
          f"{VM} list {AT} --filter=name~/t(-[0-9]+)?$"
          " --format=table(name.basename(),acceleratorType,state,health)",
-         f"{VM} ssh t {AT} --worker=all --command=cd /var/tmp/alanything/t &&"
-         " echo $(hostname): $(cat exit_code 2>/dev/null || echo running)"
-         " $(tail -n 1 log)"],
+         f"{VM} ssh t {AT} --worker=all --command=cd {STATE} &&"
+         f" echo $(hostname): $(if {ALIVE}; then echo running;"
+         " else cat exit_code 2>/dev/null || echo not running; fi) $(tail -n 1 log)"],
     ),
     "delete": (*("delete", [], {}), [f"{QR} delete t {AT} --force --quiet"]),
     "delete a vm": (*("delete", [], {"MODE": "vm"}), [f"{VM} delete t {AT} --quiet"]),
@@ -109,11 +125,15 @@ GOLDEN = {
          " --max-restarts=50 --termination-grace-period-seconds=120"],
     ),
     "xpk on v7x": (
-        *("xpk_workload", ["true"], {"ACCELERATOR": "tpu7x-128", "SPOT": "1"}),
+        *("xpk_workload", ["true"]),
+        {"ACCELERATOR": "tpu7x-128", "SPOT": "1", "BUCKET": "gs://bkt/r",
+         "LIBTPU_INIT_ARGS": "--a --b"},
         ["xpk workload create --cluster=my-cluster --workload=t"
          f" {AT} --device-type=tpu7x-4x4x4 --spot --num-slices=1"
          " --docker-image=us-docker.pkg.dev/p/r/alanything:1 --command=exec env NAME=t"
-         f" ACCELERATOR=tpu7x-128 SLICES=1 RESTARTS=0 {HERE} true"
+         " ACCELERATOR=tpu7x-128 SLICES=1 RESTARTS=0 'LIBTPU_INIT_ARGS=--a --b'"
+         " JAX_COMPILATION_CACHE_DIR=gs://bkt/r/jax_cache/0.10.2-tpu7x-128"
+         f" {HERE} true"
          " --max-restarts=50 --termination-grace-period-seconds=120"],
     ),
     "jobset": (*("jobset", TRAIN, {"APPLY": "1"}), ["kubectl apply --filename=-"]),
@@ -124,6 +144,10 @@ GOLDEN = {
          " --stat-cache-max-size-mb=-1 --kernel-list-cache-ttl-secs=-1"
          " --metadata-cache-ttl-secs=-1 b1b /mnt/no-such",
          "ls -R /mnt/no-such"],
+    ),
+    "unmount": (
+        *("gcsfuse_mount", [], {"UNMOUNT": "1", "MOUNT": "/mnt/no-such"}),
+        ["fusermount -u /mnt/no-such"],
     ),
     "local": (
         *("local_multiprocess", TRAIN, {"PORT": "23456"}),
@@ -143,8 +167,9 @@ GOLDEN = {
 
 
 def words(command):
-    """One line a command, with the names of temporary files hidden."""
-    return re.sub(r"(/\w+)*/tmp\.\w+", "TMP", " ".join(command)).removeprefix("sudo ")
+    """One line a command, with the names of temporary files and of this host hidden."""
+    line = re.sub(r"(/\w+)*/tmp\.\w+", "TMP", " ".join(command))
+    return re.sub(f"/{re.escape(HOST)}$", "/HOST", line).removeprefix("sudo ")
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -191,10 +216,24 @@ REFUSED = [
     ("create", {"SLICES": "two"}, "SLICES='two' whole SLICES=1"),
     ("create", {"SLICES": "2", "MEGASCALE_NUM_SLICES": "3"}, "'3' SLICES=2 unset"),
     ("launch", {"MEGASCALE_SLICE_ID": "1"}, "MEGASCALE_SLICE_ID='1' unset"),
-    ("sync_code", {"BUCKET": "my-bucket"}, "BUCKET='my-bucket' gs://"),
-    ("sync_code", {"BUCKET": "gs://bkt/"}, "BUCKET='gs://bkt/' slash"),
+    ("sync_code", {"TO": "bucket", "BUCKET": "my-bucket"}, "BUCKET='my-bucket' gs://"),
+    ("sync_code", {"TO": "bucket", "BUCKET": "gs://bkt/"}, "BUCKET='gs://bkt/' slash"),
+    ("sync_code", {"TO": "buckets"}, "TO='buckets' bucket TO=workers"),
     ("supervise", {"MODE": "vm", "BUCKET": "gs://b1b"}, "MODE=vm capacity MODE=qr"),
     ("logs", {"WORKER": "x; rm"}, "WORKER= number WORKER=0"),
+    ("logs", {"WORKER": "x", "FROM": "bucket", "BUCKET": "gs://b1b"}, "WORKER='x' all"),
+    ("create", {"ENV_FILE": "my.env", "BUCKET": "gs://b1b"}, "ENV_FILE HF_SECRET"),
+    ("supervise", {"ENV_FILE": "my.env", "BUCKET": "gs://b1b"}, "ENV_FILE HF_SECRET"),
+    ("supervise", {"SETUP_TIMEOUT": "1h", "BUCKET": "gs://b1b"}, "'1h' SETUP_TIMEOUT="),
+    ("xpk_workload", {"CLUSTER": "c", "IMAGE": "i", "HF_SECRET": "s"}, "ENV_FILE"),
+    ("jobset", {"IMAGE": "i", "HF_SECRET": "s"}, "HF_SECRET='s' kubectl secret"),
+    ("jobset", {"IMAGE": "i", "ENV_FILE": "e"}, "ENV_FILE='e' kubectl secret"),
+    (
+        "jobset",
+        {"IMAGE": "i", "CHIPS_PER_HOST": "8", "ACCELERATOR": "v6e-4"},
+        "CHIPS_PER_HOST='8' 4 divisor unset",
+    ),
+    ("jobset", {"IMAGE": "i", "CHIPS_PER_HOST": "2"}, "CHIPS_PER_HOST='2' 1, 4"),
     ("delete", {}, "terminal YES=1"),
     (
         "gcsfuse_mount",

@@ -1,132 +1,17 @@
-"""Whole flows in a pretended cloud: supervise, launch, start up, rehearse."""
+"""Whole flows in a pretended cloud: launch, stop, rehearse, mount, delete."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
-from tests.tpu_scripts.conftest import ROOT, shown
+from tests.tpu_scripts.conftest import HOST, ROOT, shown, until, wait_for
 
-BUCKET = {"BUCKET": "gs://bkt/runs", "POLL": "0.01"}
+BUCKET = {"BUCKET": "gs://bkt/runs"}
 SH = ["bash", "-c"]
-
-
-def supervise(shell, queue, nodes="READY", exits="NONE", **env):
-    shell.says(queue=queue, nodes=nodes, exits=exits)
-    done = shell("supervise", *SH, "exit 'it' ends", **BUCKET | env)
-    verbs = re.compile(r"queued-resources (create|delete)")
-    done.verbs = [m[1] for line in shell.calls() if (m := verbs.search(line))]
-    return done
-
-
-def test_a_suspended_tpu_is_deleted_and_created_again_by_the_same_name(shell):
-    done = supervise(
-        shell,
-        # none yet, waits, runs, is taken away; deleted; the second one runs to the end
-        "NONE WAITING_FOR_RESOURCES ACTIVE SUSPENDED SUSPENDING NONE ACTIVE",
-        exits="NONE 0,0 0,0,0,0",
-        SPOT="1",
-    )
-    assert done.returncode == 0, done.stdout
-    assert done.verbs == ["create", "delete", "create", "delete"]
-    first, second = shell.calls("queued-resources create")
-    cut = re.compile("startup-script=\\S+")
-    assert cut.sub("", first) == cut.sub("", second) and "create t --node-id=t" in first
-    assert all("--force" in call for call in shell.calls("resources delete"))
-    assert (shell.fake / "bkt/runs/t/code.tar.gz").exists()
-    assert (
-        """command=(bash -c 'exit '\\''it'\\'' ends')"""
-        in (shell.fake / "startup.sh").read_text()
-    )
-
-
-@pytest.mark.parametrize(
-    "queue, nodes",
-    [
-        ("NONE FAILED NONE ACTIVE", "READY"),
-        # not ready, whatever it is called, at two looks one after another
-        ("NONE ACTIVE ACTIVE NONE ACTIVE", "REPAIRING PREEMPTED READY"),
-    ],
-)
-def test_other_deaths(shell, queue, nodes):
-    done = supervise(shell, queue, nodes, exits="0,0,0,0")
-    assert done.returncode == 0, done.stdout
-    assert done.verbs == ["create", "delete", "create", "delete"]
-
-
-def test_one_look_that_falls_into_a_repair_or_fails_is_no_death(shell):
-    done = supervise(
-        shell, "NONE ACTIVE OFFLINE ACTIVE", "REPAIRING READY", "NONE 0,0,0,0"
-    )
-    assert done.returncode == 0 and done.verbs == ["create", "delete"], done.stdout
-
-
-def test_restarts_are_bounded(shell):
-    done = supervise(
-        shell, "NONE SUSPENDED NONE SUSPENDED NONE SUSPENDED", MAX_RESTARTS="2"
-    )
-    assert done.returncode == 75, done.stdout
-    assert done.verbs == ["create", "delete", "create", "delete", "create"]
-    assert "out of restarts" in done.stdout and "delete.sh" in done.stdout
-
-
-def test_a_bug_stops_it_and_a_host_that_lost_its_peers_does_not(shell):
-    bug = supervise(shell, "ACTIVE", exits="1")
-    assert bug.returncode == 1 and bug.verbs == ["delete"], bug.stdout
-    (shell.fake / "calls").unlink()
-    lost = supervise(shell, "ACTIVE ACTIVE SUSPENDED NONE ACTIVE", exits="134 0,0,0,0")
-    assert lost.returncode == 0 and lost.verbs == ["delete", "create", "delete"], (
-        lost.stdout
-    )
-    (shell.fake / "calls").unlink()
-    kept = supervise(shell, "ACTIVE", exits="1", KEEP="1")
-    assert kept.returncode == 1 and kept.verbs == [], kept.stdout
-
-
-def test_what_somebody_else_deletes_stays_deleted(shell):
-    done = supervise(shell, "ACTIVE ACTIVE NONE")
-    assert done.returncode == 1 and done.verbs == [], done.stdout
-    assert "not by us" in done.stdout
-
-
-def test_an_unreachable_or_missing_gcloud_starts_and_deletes_nothing(shell):
-    done = supervise(shell, "OFFLINE")
-    assert (
-        done.returncode == 1 and done.verbs == [] and "does not answer" in done.stdout
-    )
-    for tool in "bash dirname date cat".split():
-        (shell.fake / "bare").mkdir(exist_ok=True)
-        (shell.fake / "bare" / tool).symlink_to(shutil.which(tool))
-    done = shell("supervise", "true", PATH=f"{shell.fake}/bare", **BUCKET)
-    assert done.returncode == 1, done.stdout
-    assert "gcloud is not installed" in done.stdout
-
-
-def test_wait_ready(shell):
-    shell.says(
-        queue="WAITING_FOR_RESOURCES PROVISIONING ACTIVE", nodes="CREATING READY"
-    )
-    done = shell("wait_ready", POLL="0.01")
-    states = re.findall(r"t: (\w+)$", done.stdout, re.MULTILINE)
-    assert states == ["WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING", "READY"]
-    shell.says(queue="WAITING_FOR_RESOURCES SUSPENDED")
-    done = shell("wait_ready", POLL="0.01")
-    assert done.returncode == 1 and "(SUSPENDED). Delete it" in done.stdout
-    shell.says(queue="WAITING_FOR_RESOURCES")
-    assert shell("wait_ready", POLL="0.01", TIMEOUT="0").returncode == 124
-
-
-def wait_for(path, seconds=20):
-    """The text of a file that another process is to write."""
-    end = time.monotonic() + seconds
-    while not (path.exists() and path.read_text().strip()):
-        assert time.monotonic() < end, f"{path} was not written in {seconds} s"
-        time.sleep(0.02)
-    return path.read_text()
 
 
 TWICE = 'echo "run $X $HF_TOKEN"; [[ -e twice ]] || { touch twice; exit 42; }'
@@ -156,14 +41,14 @@ def test_sync_and_launch_detached_with_restart_and_exit_code(shell):
 
 
 def here(shell, *args, **env):
-    """launch.sh --here in the background, its file of the pid written."""
+    """launch.sh --here in the background, its log begun."""
     process = subprocess.Popen(
         ["bash", "tpu_scripts/launch.sh", "--here", *args],
         cwd=shell.root,
         env=shell.env() | {"NAME": "t", "ACCELERATOR": "v5p-8"} | env,
         stdout=subprocess.DEVNULL,
     )
-    wait_for(shell.fake / "state/t/pid")
+    wait_for(shell.fake / "state/t/log")
     return process
 
 
@@ -182,14 +67,111 @@ def test_the_environment_of_a_run(shell):
 def test_sigterm_reaches_the_command_which_saves_and_is_not_started_again(shell):
     save = "trap 'touch saved; exit 42' TERM; touch ready; while :; do sleep 0.05; done"
     process = here(shell, *SH, f"cd {shell.fake}; {save}")
-    wait = time.monotonic() + 20
-    while not (shell.fake / "ready").exists() and time.monotonic() < wait:
-        time.sleep(0.02)
+    assert until((shell.fake / "ready").exists)
     second = shell("launch", "--here", "true")
     assert second.returncode == 2 and "runs here already" in second.stdout
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(20) == 42 and (shell.fake / "saved").exists()
     assert (shell.fake / "state/t/exit_code").read_text() == "42\n"
+    assert not (shell.fake / "state/t/pid").exists()
+
+
+def test_a_sigterm_before_the_command_can_save_is_a_preemption_too(shell):
+    process = here(shell, *SH, f"echo up >{shell.fake}/ready; exec sleep 50")
+    wait_for(shell.fake / "ready")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(20) == 42
+    assert (shell.fake / "state/t/exit_code").read_text() == "42\n"
+
+
+SAVES = "trap 'exit 42' TERM; echo up >ready; while :; do sleep 0.05; done"
+
+
+def test_launch_stop_and_status_of_a_run_that_lasts(shell):
+    assert shell("sync_code").returncode == 0
+    said = shell("launch", STOP="1")
+    assert said.returncode == 0 and "not running" in said.stdout, said.stdout
+    for _ in range(2):  # it can be launched again
+        done = shell("launch", *SH, SAVES, **BUCKET)
+        assert done.returncode == 0 and "started on every" in done.stdout, done.stdout
+        wait_for(shell.fake / "home/alanything_jax/ready").strip()
+        assert f"{HOST}: running" in shell("status").stdout
+        [report] = (shell.fake / "bkt/runs/t/exit").iterdir()
+        assert report.name == HOST and report.read_text() == "started\n"
+        assert shell("launch", STOP="1").returncode == 0
+        assert wait_for(shell.fake / "state/t/exit_code") == "42\n"
+        assert until(lambda: not (shell.fake / "state/t/pid").exists())
+        assert report.read_text() == "stopped\n"
+    assert f"{HOST}: 42" in shell("status").stdout
+    again = shell("launch", "--here", "true")  # a startup script, say, after a reboot
+    assert again.returncode == 2 and "stopped here by STOP=1" in again.stdout
+
+
+def test_the_number_of_another_process_is_not_taken_for_the_run(shell):
+    (shell.fake / "state/t").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "50"]) as other:
+        (shell.fake / "state/t/pid").write_text(f"{other.pid}\n")
+        (shell.fake / "state/t/log").write_text("last words\n")
+        assert f"{HOST}: not running last words" in shell("status").stdout
+        assert "not running" in shell("launch", STOP="1").stdout
+        time.sleep(0.1)
+        assert other.poll() is None
+        other.kill()
+
+
+@pytest.mark.parametrize("why", ["runs already", "no state", "no command"])
+def test_a_launch_that_is_refused_on_a_worker_says_so(shell, why):
+    assert shell("sync_code").returncode == 0
+    env, command, words = {}, ["true"], "runs here already"
+    if why == "runs already":
+        other = here(shell, "sleep", "2")
+    elif why == "no state":
+        env, words = {"STATE_ROOT": "/dev/null"}, "mkdir: cannot create directory"
+    else:
+        command, words = ["no-such-command"], "exit code 127"
+    done = shell("launch", *command, **env)
+    assert done.returncode != 0 and "started on every" not in done.stdout
+    assert f"{HOST}: t ended at once" in done.stdout and words in done.stdout
+    if why == "runs already":
+        assert other.wait(20) == 0
+
+
+def test_only_the_command_holds_the_lock(shell):
+    """What waits or sends beside it may outlive a killed run."""
+    process = here(shell, *SH, "exit 42", RESTART_WAIT="50", LOG_EVERY="50", **BUCKET)
+    log = shell.fake / "state/t/log"
+    assert until(lambda: "exit code 42" in log.read_text())
+    assert until(lambda: shell.calls("storage cp", "/logs/"))
+    process.kill()
+    process.wait(20)
+    done = shell("launch", "--here", "true")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_log_is_in_the_bucket_before_the_end_and_reports_are_retried(shell):
+    shell.says(broken="/exit/ /exit/")
+    wait = f"echo first words; until [[ -e {shell.fake}/go ]]; do sleep 0.05; done"
+    how = {"LOG_EVERY": "1", "UPLOAD_WAIT": "0"} | BUCKET
+    process = here(shell, *SH, f"{wait}; echo last words", **how)
+    sent = shell.fake / f"bkt/runs/t/logs/{HOST}"
+    assert until(sent.exists) and "first words" in sent.read_text()
+    report = shell.fake / f"bkt/runs/t/exit/{HOST}"
+    assert report.read_text() == "started\n"  # at the third try
+    assert (
+        "gcloud storage cp"
+        not in wait_for(shell.fake / "state/t/log").split("starts")[1]
+    )
+    shell.says(broken="/exit/ /exit/")
+    (shell.fake / "go").touch()
+    assert process.wait(20) == 0
+    assert report.read_text() == "0\n" and "last words" in sent.read_text()
+
+
+def test_a_dry_run_on_a_worker_leaves_nothing(shell):
+    (shell.fake / "tmp").mkdir()
+    done = shell("launch", "--here", "true", DRY_RUN="1", TMPDIR=f"{shell.fake}/tmp")
+    assert done.returncode == 0, done.stdout
+    assert not (shell.fake / "state").exists() and not [*(shell.fake / "tmp").iterdir()]
 
 
 def test_every_end_is_recorded(shell):
@@ -199,39 +181,6 @@ def test_every_end_is_recorded(shell):
     assert "MEGASCALE_NUM_SLICES='3'" in (shell.fake / "state/t/log").read_text()
     assert here(shell, *SH, "exit 42", RESTARTS="1", RESTART_WAIT="0").wait(20) == 42
     assert (shell.fake / "state/t/log").read_text().count("exit code 42") == 2
-
-
-@pytest.mark.parametrize("works", [True, False])
-def test_the_startup_script(shell, works):
-    """Two boots: the first runs the command to its end, the second leaves it ended."""
-    shell.says(queue="NONE")
-    done = shell("create", *SH, TWICE, **BUCKET)
-    assert done.returncode == 0, done.stdout
-    code = shell.fake / "code"
-    shutil.copytree(shell.root / "tpu_scripts", code / "tpu_scripts")
-    (code / "tpu_scripts/setup_vm.sh").write_text(
-        f"echo set up; exit {int(not works)}\n"
-    )
-    bundle = shell.fake / "bkt/runs/t/code.tar.gz"
-    bundle.parent.mkdir(parents=True)
-    subprocess.run(["tar", "-czf", bundle, "-C", code, "."], check=True)
-    script = shell.fake / "startup.sh"
-    text = script.read_text().replace("/root", f"{shell.fake}/root")
-    script.write_text(text.replace("/var/tmp/alanything", f"{shell.fake}/state"))
-    for boot in ("first", "second"):
-        env = shell.env() | {"RESTART_WAIT": "0"}
-        done = subprocess.run(["bash", script], env=env, text=True, capture_output=True)
-        assert done.returncode == (0 if works or boot == "second" else 1), done
-    assert "not started again" in done.stdout
-    log = (shell.fake / "state/t/log").read_text()
-    assert len(re.findall("^run", log, re.M)) == (2 if works else 0) and "set up" in log
-    (uploaded,) = (shell.fake / "bkt/runs/t/exit").iterdir()
-    assert uploaded.read_text() == ("0\n" if works else "1\n")
-    assert (
-        (shell.fake / "bkt/runs/t/logs" / uploaded.name)
-        .read_text()
-        .startswith("set up")
-    )
 
 
 def test_local_processes_get_their_place(shell):

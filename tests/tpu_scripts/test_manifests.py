@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alanything_jax.cli import recipe
 from tests.tpu_scripts.conftest import ROOT, shown
 from tests.tpu_scripts.test_dry_run import GOLDEN
 
@@ -69,6 +70,15 @@ def test_jobset(shell):
     assert "google.com/tpu" in [toleration["key"] for toleration in pod["tolerations"]]
 
 
+def test_pods_have_your_compiler_flags_and_a_lasting_cache(shell):
+    flags = '--a="x" --b'
+    _, _, pod = jobset(shell, LIBTPU_INIT_ARGS=flags, BUCKET="gs://bkt/r")
+    env = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
+    assert env["LIBTPU_INIT_ARGS"] == flags and env["RESTARTS"] == "0"
+    cache = "gs://bkt/r/jax_cache/0.10.2-v6e-16"
+    assert env["JAX_COMPILATION_CACHE_DIR"] == cache
+
+
 @pytest.mark.parametrize(
     "accelerator, more, label, topology, hosts, chips",
     [
@@ -124,6 +134,25 @@ def test_sky_task():
     assert "num_nodes" not in task and "--here $COMMAND" in task["run"]
 
 
+def test_commands_to_copy_run_on_several_chips_and_have_their_data():
+    """In the places that no test of the site reads."""
+    scripts = ROOT / "tpu_scripts"
+    task = yaml.safe_load((scripts / "sky_task.yaml").read_text())
+    launch = (scripts / "launch.sh").read_text().replace(" \\\n#", "").splitlines()
+    [launched] = [line for line in launch if "HF_SECRET=hf-token bash" in line]
+    for line in (task["envs"]["COMMAND"], launched):
+        train, *rest = line[line.index("train") :].split()
+        made = recipe.parse(train, rest).recipe
+        sizes = [axis.split("=")[1] for axis in made.compute.mesh]
+        assert "-1" in sizes and made.compute.rows_per_microbatch == 0
+        assert ":" in made.data.path  # no placeholder
+    readme = (scripts / "README.md").read_text().replace("\\\n", "")
+    llama = [line for line in readme.splitlines() if "train configs/dpo_llama" in line]
+    assert len(llama) == 2
+    for line in [launched, *llama]:
+        assert "HF_SECRET=hf-token" in line and "--data.path gs://" in line
+
+
 def test_xpk_takes_our_flags(shell):
     beside = Path(sys.executable).with_name("xpk")
     xpk = os.environ.get("XPK") or (
@@ -175,6 +204,7 @@ def test_gcloud_knows_our_flags(shell):
         "CLOUDSDK_CONFIG": str(shell.fake / "gcloud"),
         "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_PROJECT": "p",  # on a worker the metadata server has it
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
     unknown = [gcloud, *"compute tpus tpu-vm list --zone=z --no-such-flag".split()]
