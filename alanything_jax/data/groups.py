@@ -66,6 +66,8 @@ class Data:
         within windows of so many. It needs `train.steps`, a "live" or "adapter_off"
         reference, held-out rows by path, `compute.media_patches` for a model with
         encoders. `max_bad_share` is looked at after each window.
+      workers: processes that lay out rows, and decode their media, beside the one that
+        trains; 0 = two threads of it, enough for text. Not for a stream.
       stream_responses: K of a stream; 0 = as many as the algorithm compares.
       heldout_path: held-out rows; without it `heldout_groups` are split off by seed.
       max_group_tokens: longest group kept, its prompt counted once.
@@ -87,6 +89,7 @@ class Data:
     responses: Literal["auto", "all", "chosen"] = "auto"
     stream: int = 0
     stream_responses: int = 0
+    workers: int = 0
     heldout_path: str | None = None
     heldout_groups: int = 0
     split_seed: int = 0
@@ -100,6 +103,11 @@ class Data:
     def __post_init__(self):
         if self.weights:
             mixture.check(self.weights, len(self.paths))
+        if self.workers and self.stream:
+            raise ValueError(
+                f"data.workers={self.workers} with data.stream={self.stream}: a stream is "
+                "read by one thread, in order. Leave one of them out."
+            )
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
 from alanything_jax.data import mixture, packing
 from alanything_jax.data.encode import Branch, EncodedGroup
@@ -56,6 +57,7 @@ class StepSource:
       shuffle: False keeps the data's order (evaluation); then the last step may be short.
       rows: those of a microbatch that this process fills; None = all.
       weights: shares of the groups' sources in every step; () = one order over all.
+      workers: processes that pack steps; 0 = threads of this one.
     """
 
     groups: Sequence[EncodedGroup]
@@ -67,6 +69,7 @@ class StepSource:
     shuffle: bool = True
     rows: Sequence[int] | None = None
     weights: Sequence[float] = ()
+    workers: int = 0
 
     def __post_init__(self):
         if not self.groups:
@@ -106,7 +109,7 @@ class StepSource:
 
     def steps(self, start: int, stop: int) -> Iterator[StepData]:
         """See `iterate`."""
-        return iterate(self, start, stop)
+        return iterate(self, start, stop, workers=self.workers)
 
     def num_steps(self) -> int:
         """Steps that show every group once (the last may be short)."""
@@ -176,11 +179,27 @@ def lay_out(
 
 
 def iterate(
-    source: StepSource, start: int, stop: int, num_threads: int = 2
+    source: StepSource, start: int, stop: int, num_threads: int = 2, workers: int = 0
 ) -> Iterator[StepData]:
-    """Steps `start` .. `stop - 1` in order, packed ahead of need by Grain's threads."""
+    """Steps `start` .. `stop - 1` in order, packed ahead of need by Grain's threads, or
+    by worker processes, which Python's lock does not keep from decoding at once."""
     if start >= stop:
         return iter(())
     steps = grain.MapDataset.range(start, stop).map(source.__getitem__)
+    if workers:
+        num_threads = 1
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    return iter(steps.to_iter_dataset(options))
+    ahead = steps.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain has some of its own.
+            flags.FLAGS.mark_as_parsed()
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        ahead = ahead.mp_prefetch(processes, worker_init_fn=_off_the_chips)
+    return iter(ahead)
+
+
+def _off_the_chips(worker: int, workers: int) -> None:
+    """A chip belongs to one process: the one that trains."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")

@@ -74,9 +74,14 @@ def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arra
 
 
 def plan(rows: Rows, window: int | None, backend: str, block: int):
-    """What a backend needs to know of a batch's mask, made once for all layers."""
+    """What a backend needs to know of a batch's mask, made once for all layers.
+
+    `flash` is the fused kernel of the device: a TPU's here, cuDNN's on NVIDIA cards.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r}: choose one of {BACKENDS}.")
+    if backend == "flash" and jax.default_backend() == "gpu":
+        backend = "cudnn"
     mask = visible(rows, rows, window)
     if backend == "dense":
         return mask

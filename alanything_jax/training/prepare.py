@@ -109,7 +109,8 @@ def prepare(
     how = (layout, per_step, experiment.seed, algorithm.couples)
 
     def source(groups, numbers, shuffle):
-        return pipeline.StepSource(groups, *how, numbers, shuffle, own, data.weights)
+        order = (shuffle, own, data.weights, data.workers)
+        return pipeline.StepSource(groups, *how, numbers, *order)
 
     feed = (
         streaming.StreamSource(data, needs, listed, *how, own, say)

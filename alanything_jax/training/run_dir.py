@@ -26,7 +26,12 @@ from alanything_jax.sharding import distributed
 # Fields that may differ when a run is resumed: they change no number of it, or, those
 # of `compute`, only its rounding.
 _FREE = ("train.profile_steps", "train.tensorboard", "train.wandb", "train.keep")
-_FREE += ("compute.mesh", "compute.rules", "compute.rows_per_microbatch")
+_FREE += (
+    "data.workers",
+    "compute.mesh",
+    "compute.rules",
+    "compute.rows_per_microbatch",
+)
 
 
 @dataclasses.dataclass(frozen=True)

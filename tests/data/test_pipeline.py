@@ -1,5 +1,6 @@
 """The order is a pure function of (seed, step); planning keeps what a step holds."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,23 @@ def test_any_step_is_reached_by_arithmetic():
                 np.testing.assert_equal(x, y)
     other_seed = list(pipeline.iterate(source(groups, seed=4), 0, 7))
     assert [d.ids for d in other_seed] != [d.ids for d in walked]
+
+
+def test_processes_pack_what_threads_pack(monkeypatch):
+    """In the same order, from any step on; off the chips of the process that trains."""
+    groups = toys.groups(np.random.default_rng(0), 11)
+    alone, beside = source(groups, seed=3), source(groups, seed=3, workers=2)
+    expected = list(alone.steps(2, 6))
+    for one, other in zip(expected, beside.steps(2, 6), strict=True):
+        assert (one.step, one.ids, one.tokens) == (other.step, other.ids, other.tokens)
+        for a, b in zip(one.microbatches, other.microbatches, strict=True):
+            for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
+                np.testing.assert_equal(x, y)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.config, "update", lambda *what: seen.append(what))
+        seen = []
+        pipeline._off_the_chips(0, 2)
+    assert seen == [("jax_platforms", "cpu")]
 
 
 @settings(max_examples=30, deadline=None)

@@ -89,6 +89,14 @@ def test_cudnn_is_handed_the_mask_forward_and_backward(dtype, monkeypatch):
             assert f"tensor<{shape}x{short}>" in line
 
 
+def test_flash_is_cudnns_kernel_on_a_card(monkeypatch):
+    """As recipes for TPUs ask for it; the TPU's kernel would be interpreted there."""
+    rows = packed(spans=False)
+    assert not isinstance(attention.plan(rows, None, "flash", 16), fused.Plan)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert isinstance(attention.plan(rows, None, "flash", 16), fused.Plan)
+
+
 def test_no_card_and_wide_numbers_are_said(monkeypatch):
     rows = packed(spans=False)
     with pytest.raises(

@@ -76,6 +76,7 @@ class Shell:
 
     root: Path
     fake: Path
+    started: list = dataclasses.field(default_factory=list)
 
     def __call__(self, script, *args, timeout=60, unset=(), **env):
         """One script to its end; its output has stdout and stderr in their order."""
@@ -139,7 +140,11 @@ def shell(checkout, tmp_path):
         path.chmod(0o755)
     shell = Shell(checkout, tmp_path)
     shell.says(queue="ACTIVE", nodes="READY", exits="NONE")
-    return shell
+    yield shell
+    for process in shell.started:  # of a test that failed
+        if process.poll() is None:
+            process.terminate()
+            process.wait(20)
 
 
 def wait_for(path, seconds=20):

@@ -48,6 +48,7 @@ def here(shell, *args, **env):
         env=shell.env() | {"NAME": "t", "ACCELERATOR": "v5p-8"} | env,
         stdout=subprocess.DEVNULL,
     )
+    shell.started.append(process)
     wait_for(shell.fake / "state/t/log")
     return process
 
@@ -109,7 +110,7 @@ def test_launch_stop_and_status_of_a_run_that_lasts(shell):
 
 def test_the_number_of_another_process_is_not_taken_for_the_run(shell):
     (shell.fake / "state/t").mkdir(parents=True)
-    with subprocess.Popen(["sleep", "50"]) as other:
+    with subprocess.Popen(["sleep", "5"]) as other:
         (shell.fake / "state/t/pid").write_text(f"{other.pid}\n")
         (shell.fake / "state/t/log").write_text("last words\n")
         assert f"{HOST}: not running last words" in shell("status").stdout
@@ -138,14 +139,20 @@ def test_a_launch_that_is_refused_on_a_worker_says_so(shell, why):
 
 def test_only_the_command_holds_the_lock(shell):
     """What waits or sends beside it may outlive a killed run."""
-    process = here(shell, *SH, "exit 42", RESTART_WAIT="50", LOG_EVERY="50", **BUCKET)
-    log = shell.fake / "state/t/log"
-    assert until(lambda: "exit code 42" in log.read_text())
-    assert until(lambda: shell.calls("storage cp", "/logs/"))
+    sleep = shell.fake / "bin/sleep"
+    sleep.write_text(
+        '#!/bin/bash\necho "sleep $1 $$" >>$FAKE/calls; exec /bin/sleep $1'
+    )
+    sleep.chmod(0o755)
+    waits = {"RESTART_WAIT": "51", "LOG_EVERY": "52"}
+    process = here(shell, *SH, "exit 42", **waits, **BUCKET)
+    assert until(lambda: shell.calls("sleep 51") and shell.calls("sleep 52"))
     process.kill()
     process.wait(20)
     done = shell("launch", "--here", "true")
     assert done.returncode == 0, done.stdout
+    for call in shell.calls("sleep 5"):
+        os.kill(int(call.split()[2]), signal.SIGTERM)
 
 
 def test_the_log_is_in_the_bucket_before_the_end_and_reports_are_retried(shell):

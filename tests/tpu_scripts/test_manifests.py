@@ -142,7 +142,7 @@ def test_commands_to_copy_run_on_several_chips_and_have_their_data():
     [launched] = [line for line in launch if "HF_SECRET=hf-token bash" in line]
     for line in (task["envs"]["COMMAND"], launched):
         train, *rest = line[line.index("train") :].split()
-        made = recipe.parse(train, rest).recipe
+        made = recipe.parse(train, rest).experiment
         sizes = [axis.split("=")[1] for axis in made.compute.mesh]
         assert "-1" in sizes and made.compute.rows_per_microbatch == 0
         assert ":" in made.data.path  # no placeholder
