@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
         "media": ["av"],
         "math": ["math-verify"],
         "harness": ["lm_eval>=0.4.13"],

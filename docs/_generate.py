@@ -44,6 +44,7 @@ COLUMNS = {
     "fits": ("fits", lambda fits: "yes" if fits else "**no**"),
     "estimated_step_s": ("step, s", "{:.2f}".format),
     "estimated_mfu": ("MFU", "{:.0%}".format),
+    "compute_bound_mfu": ("collectives hidden", "{:.0%}".format),
     "tokens_per_s_per_chip": ("tokens/s a chip", "{:,.0f}".format),
 }
 

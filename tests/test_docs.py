@@ -89,7 +89,8 @@ IDS = [" ".join(argv) for _, argv in COMMANDS]
 
 def test_commands_are_found():
     pages = {page for page, _ in COMMANDS}
-    hand = {"quickstart.md", "concepts.md", "models.md", "data.md", "tpu_pods.md"}
+    hand = {"quickstart.md", "concepts.md", "models.md", "data.md", "online.md"}
+    hand |= {"tpu_pods.md"}
     assert {"recipes.md", *hand} <= pages
     assert {argv[0] for _, argv in COMMANDS} >= set(VERBS)
 

@@ -4,8 +4,9 @@
 # MODE=qr (default; queued) | vm (one node, now or never) | flex (queued, at most 7 days)
 # SPOT=1 cheaper, may be taken away   SLICES=2 several slices (qr, flex)   DRY_RUN=1 only print
 # VALID_FOR=6h leave the queue after   MAX_RUN=10h flex only   CREATE_FLAGS="--labels=team=a ..."
-# With a COMMAND (and BUCKET=gs://..., the code there by sync_code.sh) each host runs it at boot,
-# again after every reboot, until it ends: no ssh is needed. supervise.sh does all of that.
+# With a COMMAND (and BUCKET=gs://..., the code there by TO=bucket sync_code.sh) each host runs it at
+# boot, again after every reboot, until it ends: no ssh is needed. supervise.sh does all of that.
+# HF_SECRET, LIBTPU_INIT_ARGS, JAX_VERSION, RESTARTS, LOG_EVERY go into it, as with launch.sh.
 
 # shellcheck source=gcloud.sh
 . "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
@@ -29,10 +30,11 @@ flags+=("${extra[@]}")
 if (($#)); then
   check_command "$@"
   check_bucket
+  refuse_env_file
   startup=$(mktemp)
   trap 'rm -f "$startup"' EXIT
-  render "$SCRIPTS/startup.sh.tmpl" NAME "$NAME" ACCELERATOR "$ACCELERATOR" SLICES "$SLICES" \
-    BUCKET "$BUCKET" HF_SECRET "${HF_SECRET:-}" COMMAND "$(quoted "$@")" >"$startup"
+  # shellcheck disable=SC2086 # SETTINGS is a list of names
+  render "$SCRIPTS/startup.sh.tmpl" SETTINGS "$(settings $SETTINGS)" COMMAND "$(quoted "$@")" >"$startup"
   flags+=(--metadata-from-file=startup-script="$startup")
   if [[ $DRY_RUN == 1 ]]; then
     echo "startup script of every host:"
@@ -45,10 +47,10 @@ echo "$NAME: $SLICES x $ACCELERATOR = $((SLICES * CHIPS)) chips ($TOPOLOGY each)
 echo "cost: per chip and hour from ready until deleted; prices: https://cloud.google.com/tpu/pricing"
 undo
 
-if (($#)); then # exit codes of an earlier try would be taken for this one's
+if (($#)); then # what an earlier try reported would be taken for this one's
   said=$(run gcloud storage rm --quiet "$BUCKET/$NAME/exit/**" 2>&1) ||
     [[ $said == *"matched no objects"* ]] ||
-    echo "note: old exit codes may still be in $BUCKET/$NAME/exit: $said"
+    echo "note: old reports may still be in $BUCKET/$NAME/exit: $said"
 fi
 case $MODE in
   vm) run gcloud compute tpus tpu-vm create "$NAME" "${flags[@]}" --version="$RUNTIME" ;;

@@ -56,6 +56,11 @@ on_workers() {
   fi
 }
 
+# For on_workers: true where the run is alive, and its number is in $pid. A number in a file
+# may be another process by now.
+# shellcheck disable=SC2034
+ALIVE="pid=\$(cat $STATE_ROOT/${NAME:-}/pid 2>/dev/null) && grep -qs launch.sh /proc/\$pid/cmdline"
+
 # to_workers FILE PATH: into each worker's home.
 to_workers() {
   if [[ $MODE != vm ]]; then

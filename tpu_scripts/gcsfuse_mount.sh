@@ -18,7 +18,8 @@ esac
 [[ ! -L $MOUNT ]] || fail "MOUNT='$MOUNT' is a link" "a folder" "MOUNT=$(readlink -f "$MOUNT")"
 
 if [[ ${UNMOUNT:-0} == 1 ]]; then
-  mountpoint -q "$MOUNT" || fail "MOUNT='$MOUNT' is not mounted" "a mounted folder" "nothing to do"
+  [[ $DRY_RUN == 1 ]] || mountpoint -q "$MOUNT" ||
+    fail "MOUNT='$MOUNT' is not mounted" "a mounted folder" "nothing to do"
   run fusermount -u "$MOUNT"
   exit 0
 fi

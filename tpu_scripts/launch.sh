@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Start a command on all workers, detached: it outlives the ssh connection.
-#   PROJECT=p ZONE=us-east5-a NAME=t ACCELERATOR=v6e-16 bash tpu_scripts/launch.sh \
-#     alanything train configs/dpo_llama3_8b.py --run-dir gs://my-bucket/runs/t
+#   PROJECT=p ZONE=us-east5-a NAME=t ACCELERATOR=v6e-16 HF_SECRET=hf-token bash tpu_scripts/launch.sh \
+#     alanything train configs/dpo_llama3_8b.py --data.path gs://my-bucket/pairs.jsonl --run-dir gs://my-bucket/runs/t
 # Exit codes of the command: 0 done, 42 start me again (RESTARTS=100 at most), any other: stop.
 # ENV_FILE=my.env (KEY=value lines, for secrets) is copied; HF_SECRET=name is read on the worker.
+# With BUCKET=gs://... the log is uploaded every LOG_EVERY=300 seconds (0: at the end only).
 # On the machine itself (startup scripts, containers): launch.sh --here COMMAND...
-# Log and exit code are in /var/tmp/alanything/NAME there. Undo: STOP=1, which lets it save.
+# Log and exit code are in /var/tmp/alanything/NAME there. Undo: STOP=1, which lets it save; it
+# then stays stopped, over reboots and preemptions too, until it is launched again.
 
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -15,8 +17,9 @@ from_afar() {
   . "$SCRIPTS/gcloud.sh"
   check_place ACCELERATOR
   [[ $DRY_RUN != 1 ]] || (($#)) || set -- alanything train CONFIG
-  if [[ ${STOP:-0} == 1 ]]; then
-    on_workers "pid=\$(cat $STATE_ROOT/$NAME/pid); kill -TERM \$pid || sudo kill -TERM \$pid"
+  if [[ ${STOP:-0} == 1 ]]; then # the mark first: a run that ends without it is started again
+    on_workers "cd $STATE_ROOT/$NAME 2>/dev/null && { touch stopped 2>/dev/null || sudo touch stopped; }; \
+if $ALIVE; then kill -TERM \$pid 2>/dev/null || sudo kill -TERM \$pid; else echo \$(hostname): not running; fi"
     return
   fi
   tpu_facts "$ACCELERATOR"
@@ -30,96 +33,42 @@ from_afar() {
   elif [[ -n ${HF_TOKEN:-} && -z ${HF_SECRET:-} ]]; then
     echo "note: HF_TOKEN is set here and is not sent; HF_SECRET or ENV_FILE would (README, Secrets)"
   fi
-  local vars=(env "NAME=$NAME" "ACCELERATOR=$ACCELERATOR" "SLICES=$SLICES")
-  [[ -z ${BUCKET:-} ]] || vars+=("BUCKET=$BUCKET")
-  [[ -z ${HF_SECRET:-} ]] || vars+=("HF_SECRET=$HF_SECRET")
-  [[ -z ${LIBTPU_INIT_ARGS:-} ]] || vars+=("LIBTPU_INIT_ARGS=$LIBTPU_INIT_ARGS")
-  # `|| exit;`, not `&&`: a whole list in the background would keep the connection open.
-  on_workers "cd alanything_jax || exit; $(quoted "${vars[@]}") setsid nohup \
-bash tpu_scripts/launch.sh --here $(quoted "$@") >/dev/null 2>&1 </dev/null &"
+  # shellcheck disable=SC2086 # SETTINGS is a list of names
+  on_workers "cd alanything_jax && env $(settings $SETTINGS) bash tpu_scripts/launch.sh --detach $(quoted "$@")"
   echo "started on every worker. Watch: bash tpu_scripts/logs.sh; bash tpu_scripts/status.sh"
   echo "undo: STOP=1 bash tpu_scripts/launch.sh; the TPU costs on until bash tpu_scripts/delete.sh"
 }
 
-upload() { # best effort: a bucket that fails must not change the run's exit code
-  [[ -n ${BUCKET:-} ]] || return 0
-  run gcloud storage cp "$1" "$BUCKET/$NAME/$2/$(hostname)" || echo "note: $1 was not uploaded"
-}
-
-environment() {
-  set -a
-  # shellcheck source=/dev/null
-  [[ ! -f ~/.alanything.env ]] || . ~/.alanything.env
-  local own=${LIBTPU_INIT_ARGS:-}
-  # shellcheck source=presets/v6e.env
-  . "$SCRIPTS/presets/$GENERATION.env"
-  LIBTPU_INIT_ARGS+="${own:+ $own}" # yours come last and win
-  # Restarts compile nothing anew. Host 0 writes and all read: in a bucket it serves every host.
-  local cache=${BUCKET:-$STATE_ROOT}/jax_cache/$JAX_VERSION-$ACCELERATOR
-  JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$cache}
-  # CPU too: host offload and checkpoints place arrays there.
-  JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}
-  if [[ -n ${HF_SECRET:-} ]]; then # not by `run`: the answer is the secret
-    HF_TOKEN=$(gcloud secrets versions access latest --secret="$HF_SECRET")
+# On a worker: start it and stay two seconds, so that what is refused is said to who asked.
+detach() {
+  require NAME
+  local early said pid looks code=0
+  rm -f "$STATE_ROOT/$NAME/stopped"
+  early=$(mktemp)
+  # 3>&-: with it open, the ssh connection would last as long as the run.
+  DETACHED=1 setsid nohup bash "$0" --here "$@" >"$early" 2>&1 3>&- </dev/null &
+  pid=$!
+  for ((looks = 0; looks < 20; looks++)); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -0 "$pid" 2>/dev/null || wait "$pid" || code=$?
+  if ((code)); then
+    said=$early
+    [[ -s $early ]] || said=$STATE_ROOT/$NAME/log # it came as far as to have a log
+    echo "error: $(hostname): $NAME ended at once, exit code $code; its last lines:" >&2
+    tail -n 20 "$said" | sed 's/^/  | /' >&2
   fi
-  set +a
-  [[ ! -d $ROOT/.venv ]] || PATH=$ROOT/.venv/bin:$PATH
-  ulimit -n "$(ulimit -Hn)" || true
+  rm "$early"
+  return "$code"
 }
 
-finish() {
-  trap - EXIT
-  echo "$1" >"$state/exit_code"
-  upload "$state/log" logs
-  upload "$state/exit_code" exit
-  exec >/dev/null 2>&1 3>&1
-  local i # the last lines are in the log before we go, but an orphan may hold it open
-  for ((i = 0; i < 25; i++)); do
-    kill -0 "$logger" 2>/dev/null || break
-    sleep 0.2
-  done
-  exit "$1"
-}
-
-here() {
-  require NAME ACCELERATOR
-  check_name
-  local code restarts=0
-  state=$STATE_ROOT/$NAME
-  mkdir -p "$state"
-  exec 8>"$state/lock"
-  flock -n 8 || fail "NAME=$NAME runs here already" "one run a name" "another NAME, or stop that one"
-  rm -f "$state/exit_code"
-  echo $$ >"$state/pid"
-  exec > >(tee -a "$state/log" 8>&-) 2>&1 3>&1
-  logger=$!
-  trap 'finish $?' EXIT # from here on every end is recorded
-  tpu_facts "$ACCELERATOR"
-  check_megascale
-  check_command "$@"
-  environment
-  cd "$ROOT"
-  stopping=0 child=""
-  trap 'stopping=1; [[ -z $child ]] || kill -TERM "$child" || true' TERM INT
-  while :; do
-    echo "$(date '+%F %T') $(hostname) starts: $(quoted "$@")"
-    code=0
-    if [[ $DRY_RUN == 1 ]]; then run "$@"; else
-      "$@" 3>&- &
-      child=$!
-      wait "$child" || code=$?
-      # A trapped signal ends the wait, not the child, which saves first.
-      while kill -0 "$child" 2>/dev/null; do code=0 && wait "$child" || code=$?; done
-    fi
-    echo "$(date '+%F %T') $(hostname) exit code $code (0 done, 42 start again, else stop)"
-    # 134: JAX ends itself where a host it waits for has gone; as good as preempted.
-    ((code != 134)) || code=42
-    ((code == 42 && stopping == 0 && restarts++ < ${RESTARTS:-100})) || break
-    upload "$state/log" logs
-    sleep "${RESTART_WAIT:-5}"
-    ((stopping == 0)) || break
-  done
-  exit "$code"
-}
-
-if [[ ${1:-} == --here ]]; then here "${@:2}"; else from_afar "$@"; fi
+case ${1:-} in
+  --here)
+    # shellcheck source=here.sh
+    . "$SCRIPTS/here.sh"
+    here "${@:2}"
+    ;;
+  --detach) detach "${@:2}" ;;
+  *) from_afar "$@" ;;
+esac

@@ -7,12 +7,13 @@
 # shellcheck source=gcloud.sh
 . "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
 check_place
+[[ ${WORKER:=0} =~ ^([0-9]+|all)$ ]] || fail "WORKER='$WORKER'" "a worker's number, or all" "WORKER=0"
 if [[ ${FROM:-vm} == bucket ]]; then
   check_bucket
   run gcloud storage ls --long "$BUCKET/$NAME/logs/*"
-  run gcloud storage cat "$BUCKET/$NAME/logs/*-w-${WORKER:-0}"
+  if [[ $WORKER == all ]]; then which="*"; else which="*-w-$WORKER"; fi
+  run gcloud storage cat "$BUCKET/$NAME/logs/$which"
 else
-  [[ ${WORKER:=0} =~ ^([0-9]+|all)$ ]] || fail "WORKER='$WORKER'" "a worker's number, or all" "WORKER=0"
   if [[ ${FOLLOW:-0} == 1 ]]; then follow=" -f"; else follow=""; fi
   on_workers "tail -n ${LINES:-50}$follow $STATE_ROOT/$NAME/log"
 fi

@@ -12,7 +12,7 @@ run gcloud compute tpus tpu-vm list "${WHERE[@]}" --filter="name~/$NAME(-[0-9]+)
   --format="table(name.basename(),acceleratorType,state,health)"
 if [[ $state == ACTIVE || $state == READY ]]; then
   on_workers "cd $STATE_ROOT/$NAME && \
-echo \$(hostname): \$(cat exit_code 2>/dev/null || echo running) \$(tail -n 1 log)" ||
-    echo "a worker did not answer, or nothing was launched yet"
+echo \$(hostname): \$(if $ALIVE; then echo running; else cat exit_code 2>/dev/null || echo not running; fi) \
+\$(tail -n 1 log)" || echo "a worker did not answer, or nothing was launched yet"
 fi
 undo

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Send the tracked files, with your uncommitted changes, to every worker's ~/alanything_jax;
-# with BUCKET=gs://... to BUCKET/NAME/code.tar.gz, for startup scripts.
+# Send the tracked files, with your uncommitted changes, to every worker's ~/alanything_jax.
 #   PROJECT=p ZONE=us-east5-a NAME=t bash tpu_scripts/sync_code.sh
+# TO=bucket BUCKET=gs://...: to BUCKET/NAME/code.tar.gz instead, for startup scripts
 # Undo: the next sync overwrites; files that were deleted here stay there.
 
 # shellcheck source=gcloud.sh
 . "$(dirname "${BASH_SOURCE[0]}")/gcloud.sh"
 check_place
-[[ -z ${BUCKET:-} ]] || check_bucket
+[[ ${TO:=workers} =~ ^(workers|bucket)$ ]] || fail "TO='$TO'" "workers (over ssh) or bucket" "TO=workers"
+[[ $TO != bucket ]] || check_bucket
 
 cd "$ROOT"
 bundle=$(mktemp -d)/code.tar.gz
@@ -20,7 +21,7 @@ echo "code: $(git rev-parse --short HEAD), $(git ls-files --modified | wc -l) fi
   "$(du -k "$bundle" | cut -f1) KiB"
 ((new == 0)) || echo "not sent: $new new files that git does not track ('git add' sends them)"
 
-if [[ -n ${BUCKET:-} ]]; then
+if [[ $TO == bucket ]]; then
   run gcloud storage cp "$bundle" "$BUCKET/$NAME/code.tar.gz"
   echo "undo: gcloud storage rm $BUCKET/$NAME/code.tar.gz"
 else

@@ -24,7 +24,7 @@ while :; do
   last=$state
   ((ready)) && break
   case $state in # a queued resource that was suspended is never tried again
-    FAILED | SUSPEND* | PREEMPTED | TERMINATED | NONE)
+    FAILED | SUSPEND* | PREEMPTED | TERMINATED | STOP* | NONE)
       echo "$NAME will not become ready ($state). Delete it, then create it again." >&2
       [[ $state == NONE ]] || undo >&2
       exit 1

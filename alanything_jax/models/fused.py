@@ -35,7 +35,7 @@ def plan(mask: jax.Array) -> Plan:
         raise ValueError(
             "attention backend 'cudnn' runs on NVIDIA cards; JAX's devices here are of "
             f"{jax.default_backend()!r}. Choose blockwise (any device) or flash (TPU), or "
-            "install 'jax[cuda13]' beside a card."
+            "pip install 'alanything_jax[cuda]' beside a card."
         )
     own = jnp.eye(mask.shape[-1], dtype=bool)
     seen = jnp.any(mask & own, axis=-1)

@@ -26,7 +26,7 @@ BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 _HEAD = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^  (?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\](\{[^}]*\})?")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%([\w.\-]+)")
 _MESH_GROUPS = re.compile(
@@ -43,14 +43,19 @@ class Op:
 
     Attributes:
       kind: the opcode. cycles: the compiler's estimate; 0 where it has none.
-      sizes: bytes of each array of the result. rest: operands and attributes, as printed.
+      shape: of the result, rest: operands and attributes, both as printed.
     """
 
     name: str
     kind: str
     cycles: int
-    sizes: tuple[int, ...]
+    shape: str
     rest: str
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each array of the result."""
+        return sizes(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Event:
       hidden_cycles: what the schedule does while a collective is on its way; 0 for one
         that everything waits for.
       group: places in the mesh of the devices that one of its groups joins.
+      dims: of a kernel's first result.
     """
 
     kind: str
@@ -73,6 +79,7 @@ class Event:
     num_bytes: int = 0
     hidden_cycles: int = 0
     group: tuple[int, ...] = ()
+    dims: tuple[int, ...] = ()
 
 
 def parse(text: str) -> tuple[dict[str, list[Op]], str]:
@@ -86,18 +93,25 @@ def parse(text: str) -> tuple[dict[str, list[Op]], str]:
         elif found := _LINE.match(line):
             name, shape, kind, rest = found.groups()
             cycles = _CYCLES.search(rest)
-            current.append(
-                Op(name, kind, int(cycles[1]) if cycles else 0, sizes(shape), rest)
-            )
+            current.append(Op(name, kind, int(cycles[1]) if cycles else 0, shape, rest))
     return computations, entry
 
 
 def sizes(shape: str) -> tuple[int, ...]:
     """Bytes of a printed shape, of each part of a tuple."""
-    return tuple(
-        BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d)
-        for kind, dims in _SHAPE.findall(shape)
-    )
+    return tuple(size for size, _ in arrays(shape))
+
+
+def arrays(shape: str) -> list[tuple[int, bool]]:
+    """Of each array of a printed shape its bytes, and whether it lies in the chip's
+    memory, and not in the cores' own (space `S(1)` of its layout)."""
+    return [
+        (
+            BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d),
+            "S(" not in layout,
+        )
+        for kind, dims, layout in _SHAPE.findall(shape)
+    ]
 
 
 def events(text: str, unknown: float = 1) -> list[Event]:
@@ -117,17 +131,17 @@ def _events(
         base = op.kind.removesuffix("-start")
         if op.kind == "while":
             body = re.search(r"body=%([\w.\-]+)", op.rest)[1]
-            trips = _trips(computations, op) or unknown
-            yield from _events(computations, body, times * trips, unknown)
+            often = times * (trips(computations, op) or unknown)
+            yield from _events(computations, body, often, unknown)
         elif op.kind == "conditional":
             yield from _longest(computations, op, times, unknown)
         elif base in COLLECTIVES:
             hidden = _until_done(ops, place) if base != op.kind else 0
             yield _collective(op, times, hidden)
         elif op.kind == "custom-call" and '"tpu_custom_call"' in op.rest:
-            yield Event("kernel", op.name, times, num_bytes=sum(op.sizes))
-        elif op.kind in ("call", "async-start") and (found := _CALLED.search(op.rest)):
-            yield from _events(computations, found[1], times, unknown)
+            yield Event("kernel", op.name, times, dims=_dims(op.shape))
+        elif op.kind in ("call", "async-start") and (found := called(op)):
+            yield from _events(computations, found, times, unknown)
         elif op.kind == "fusion":
             yield from _fusion(computations, ops, place, times)
         elif op.cycles:
@@ -141,8 +155,7 @@ def _fusion(computations, ops, place, times):
     work that hides it, its done. The printed collective is in each; the start counts.
     """
     op = ops[place]
-    called = _CALLED.search(op.rest)
-    inner = computations.get(called[1], []) if called else []
+    inner = computations.get(called(op), [])
     woven = "async-collective" in op.name or "async_collective" in op.rest
     for part in inner:
         base = part.kind.removesuffix("-start")
@@ -182,7 +195,7 @@ def _until_done(ops, place):
     return total
 
 
-def _trips(computations, op):
+def trips(computations: Mapping[str, list[Op]], op: Op) -> int:
     """How often a loop runs: what its condition compares the counter with; 0 if that is
     no constant."""
     condition = re.search(r"condition=%([\w.\-]+)", op.rest)[1]
@@ -197,13 +210,28 @@ def _trips(computations, op):
 
 def _longest(computations, op, times, unknown):
     """Of a conditional, the branch with the most cycles: what a full row takes."""
+    found = [list(_events(computations, n, times, unknown)) for n in branches(op)]
+    return max(found, key=lambda b: sum(e.times * e.cycles for e in b), default=[])
+
+
+def branches(op: Op) -> list[str]:
+    """Names of the computations that a conditional chooses from."""
     found = re.search(r"branch_computations=\{(.*?)\}", op.rest)
     if found:
-        names = [name.strip(" %") for name in found[1].split(",")]
-    else:
-        names = re.findall(r"(?:true|false)_computation=%([\w.\-]+)", op.rest)
-    branches = [list(_events(computations, name, times, unknown)) for name in names]
-    return max(branches, key=lambda b: sum(e.times * e.cycles for e in b), default=[])
+        return [name.strip(" %") for name in found[1].split(",")]
+    return re.findall(r"(?:true|false)_computation=%([\w.\-]+)", op.rest)
+
+
+def called(op: Op) -> str:
+    """Name of the computation that a fusion or call runs; "" where it runs none."""
+    found = _CALLED.search(op.rest)
+    return found[1] if found else ""
+
+
+def _dims(shape):
+    """Of the first array of a printed shape."""
+    found = _SHAPE.search(shape)
+    return tuple(int(size) for size in found[2].split(",")) if found else ()
 
 
 def _group(rest):

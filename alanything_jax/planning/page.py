@@ -49,7 +49,10 @@ def rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("FLOPs per chip", f"{figures['flops_per_chip']:.3g} in the program"),
         ("  the model's", f"{figures['model_flops_per_chip']:.3g}"),
+        ("bytes per chip", _moved(figures)),
     ]
+    if strange := figures["kernels_not_charged"]:
+        out.append(("kernels not charged", ", ".join(strange)))
     for row in figures["collectives"]:
         if row["gib"] >= 0.01:
             out.append(
@@ -60,6 +63,14 @@ def rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
                 )
             )
     return [*out, ("compiled in", f"{figures['compile_s']:.0f} s")]
+
+
+def _moved(figures):
+    """To and from memory, and the least time that takes."""
+    moved = figures["hbm_bytes_per_chip"]
+    return (
+        f"{moved:.3g} of memory, {moved / figures['hbm_bytes_per_s']:.3f} s at its peak"
+    )
 
 
 def _without_lookup(figures):

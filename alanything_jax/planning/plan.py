@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from alanything_jax.experiment import Experiment
-from alanything_jax.planning import abstract, flops, hlo, topology
+from alanything_jax.planning import abstract, flops, hlo, topology, traffic
 
 Say = Callable[[str], None]
 GIB = 2**30
@@ -42,6 +42,8 @@ class Plan:
       hbm: GiB per chip by kind, at the fullest moment.
       lookup_flops_per_chip: of the model's, those that 6 N counts for an input embedding,
         where nothing is multiplied.
+      hbm_bytes_per_chip: that a step moves to and from memory; hbm_bytes_per_s: at most.
+      kernels_not_charged: custom kernels of unknown work, whose time is missing.
       seconds: of a step, by component; `collectives` only what nothing hides.
       collectives: each kind and mesh axes: GiB a step, all devices' parts together,
         seconds in all, seconds in the open.
@@ -59,6 +61,9 @@ class Plan:
     flops_per_chip: float = 0.0
     model_flops_per_chip: float = 0.0
     lookup_flops_per_chip: float = 0.0
+    hbm_bytes_per_chip: float = 0.0
+    hbm_bytes_per_s: float = 0.0
+    kernels_not_charged: tuple[str, ...] = ()
     tokens: int = 0
     peak_flops: float = 0.0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -94,6 +99,9 @@ class Plan:
             "model_flops_per_chip": self.model_flops_per_chip,
             "estimated_step_s": total or None,
             "lookup_flops_per_chip": self.lookup_flops_per_chip,
+            "hbm_bytes_per_chip": self.hbm_bytes_per_chip,
+            "hbm_bytes_per_s": self.hbm_bytes_per_s,
+            "kernels_not_charged": list(self.kernels_not_charged),
             "estimated_mfu": mfu(total),
             "compute_bound_step_s": compute or None,
             "compute_bound_mfu": mfu(compute),
@@ -151,7 +159,8 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
     hbm = _memory(parts, live, modules)
     fits = sum(hbm.values()) <= chip.hbm_gib
     tokens = parts.microbatches * math.prod(parts.accumulate[1][2].tokens.shape)
-    seconds, collectives = _time(parts, chip, modules, name)
+    seconds, collectives, strangers = _time(parts, chip, modules, name)
+    moved = chip.cores * _bytes(parts, modules)
     program, model, lookup = flops.of_step(parts, tokens)
     return Plan(
         **basics,
@@ -161,6 +170,9 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
         flops_per_chip=program / chips,
         model_flops_per_chip=model / chips,
         lookup_flops_per_chip=lookup / chips,
+        hbm_bytes_per_chip=moved,
+        hbm_bytes_per_s=chip.cores * chip.hbm_bytes_per_s,
+        kernels_not_charged=strangers,
         tokens=tokens,
         seconds=seconds,
         collectives=collectives,
@@ -249,18 +261,19 @@ def activations(text: str, parts: Any) -> int:
 
 
 def _time(parts, chip, modules, name):
-    """Seconds of a step by component, and its collectives."""
+    """Seconds of a step by component, its collectives, and kernels of unknown work."""
     visited = flops.mean_visited(*_example(parts))
     events = {
         part: hlo.events(module.as_text(), visited) for part, module in modules.items()
     }
     update, times = events.pop("apply"), parts.microbatches
-    kernels = sum(
-        event.times * _kernel_flops(parts, event.name, part)
-        for part, found in events.items()
-        for event in found
-        if event.kind == "kernel"
-    )
+    kernels, strangers = 0.0, set()
+    for part, found in events.items():
+        for event in found:
+            if event.kind == "kernel":
+                work = _kernel_flops(parts, event, part)
+                kernels += event.times * work
+                strangers |= set() if work else {event.name}
     passes = [event for found in events.values() for event in found]
     seconds = {
         "compute": times * _cycles(passes) / chip.clock_hz,
@@ -296,7 +309,18 @@ def _time(parts, chip, modules, name):
         )
     found = sorted(rows.values(), key=lambda row: -row["open_seconds"])
     seconds["collectives"] = sum(row["open_seconds"] for row in found)
-    return seconds, found
+    return seconds, found, tuple(sorted(strangers))
+
+
+def _bytes(parts, modules):
+    """That a step moves between memory and cores, on one device."""
+    visited = flops.mean_visited(*_example(parts))
+    runs = {"apply": 1}
+    return sum(
+        runs.get(part, parts.microbatches)
+        * traffic.of_module(module.as_text(), visited)
+        for part, module in modules.items()
+    )
 
 
 def _axes(mesh, group):
@@ -316,15 +340,22 @@ def _cycles(events):
     return sum(event.times * event.cycles for event in events)
 
 
-def _kernel_flops(parts, name, part):
-    """Of one call of a kernel on one chip, over the blocks that the example row visits."""
-    cfg = parts.program.config
+def _kernel_flops(parts, event, part):
+    """Of one call of a kernel on one chip, over the blocks that it visits: those of the
+    example row, and of an encoder of one medium, or its windows, that fills its share."""
+    dots = next(
+        (n for known, n in flops.KERNEL_DOTS.items() if event.name.startswith(known)), 0
+    )
+    cfg, batch, block = parts.program.config, parts.accumulate[1][2], _example(parts)[2]
+    for encoder in cfg.encoders:
+        budget = batch.media[encoder.name]["segment"].shape[1]
+        if budget in event.dims[2:] and batch.tokens.shape[1] not in event.dims[2:]:
+            rows, heads, *last = event.dims
+            near = np.mean(getattr(encoder, "windows", ()) or 0.0)
+            pairs = budget * (near * min(block, budget) + (1 - near) * budget)
+            return 2 * dots * pairs * rows * heads * math.prod(last) / budget
     if part == "frozen":
         cfg = parts.program.teacher or cfg
-    dots = next(
-        (n for known, n in flops.KERNEL_DOTS.items() if name.startswith(known)), 0
-    )
-    batch = parts.accumulate[1][2]
     rows, _ = batch.tokens.sharding.shard_shape(batch.tokens.shape)
     _, pairs = flops.visible_share(*_example(parts))
     shared = parts.mesh.shape["tensor"] * parts.mesh.shape["sequence"]

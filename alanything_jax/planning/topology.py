@@ -18,6 +18,7 @@ class Chip:
 
     Attributes:
       peak_flops: bfloat16 FLOP/s. hbm_gib: what XLA may use, as the compiler reports it.
+      hbm_bytes_per_s: memory bandwidth.
       link_bytes_per_s: of one link between chips, one way; a device's share of it.
       clock_hz: what turns the compiler's cycles into seconds; peak_flops over what the
         matrix units do in a cycle.
@@ -31,6 +32,7 @@ class Chip:
 
     peak_flops: float
     hbm_gib: float
+    hbm_bytes_per_s: float
     link_bytes_per_s: float
     clock_hz: float
     flags: tuple[str, ...]
@@ -67,11 +69,17 @@ _SPARSE_CORE = (
 # cloud.google.com/tpu/docs/system-architecture-tpu-vm, and jax-ml.github.io/scaling-book.
 CHIPS = {
     # A v4 chip is one device ("megacore"), as libtpu runs it.
-    "v4": Chip(275e12, 30.75, 45e9, 1.05e9, _WOVEN + _ACROSS, 3.125e9),
-    "v5e": Chip(197e12, 15.75, 45e9, 1.5e9, _WOVEN + _ACROSS + _WHOLE, 3.125e9, 16),
-    "v5p": Chip(459e12, 95.74, 90e9, 1.75e9, _VMEM + _WOVEN + _ACROSS),
-    "v6e": Chip(918e12, 31.25, 90e9, 1.75e9, _VMEM + _WOVEN + _WHOLE, 12.5e9, 16),
-    "tpu7x": Chip(1153.5e12, 94.75, 45e9, 2.2e9, _SPARSE_CORE, 6.25e9, cores=2),
+    "v4": Chip(275e12, 30.75, 1.228e12, 45e9, 1.05e9, _WOVEN + _ACROSS, 3.125e9),
+    "v5e": Chip(
+        197e12, 15.75, 0.819e12, 45e9, 1.5e9, _WOVEN + _ACROSS + _WHOLE, 3.125e9, 16
+    ),
+    "v5p": Chip(459e12, 95.74, 2.765e12, 90e9, 1.75e9, _VMEM + _WOVEN + _ACROSS),
+    "v6e": Chip(
+        918e12, 31.25, 1.64e12, 90e9, 1.75e9, _VMEM + _WOVEN + _WHOLE, 12.5e9, 16
+    ),
+    "tpu7x": Chip(
+        1153.5e12, 94.75, 3.69e12, 45e9, 2.2e9, _SPARSE_CORE, 6.25e9, cores=2
+    ),
 }
 
 
