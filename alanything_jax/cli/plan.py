@@ -65,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
         else:
             result = plan.plan(experiment, *where)
         options = [*argv[1:], *found]
+        if stage:
+            name = f"{call.experiment.name}, {stage}"
+            result = dataclasses.replace(result, recipe=name)
         _show(result, options, taken["--json"], taken["--html"], stage)
         fits &= result.fits
     if not fits:

@@ -257,4 +257,6 @@ def test_what_an_llf_recipe_trains_is_planned_one_after_another(
         stage: json.loads(file.read_text())["fits"] for stage, file in files.items()
     }
     assert fits == {"base": True, "critic": False, "align": True}
+    figures = json.loads(files["critic"].read_text())
+    assert figures["recipe"] == "llf_playground, critic"
     assert capsys.readouterr().out.count("it does not fit") == 1
