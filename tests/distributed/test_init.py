@@ -28,6 +28,7 @@ def joined(monkeypatch):
         monkeypatch.delenv(f"ALANYTHING_{name.upper()}", raising=False)
     monkeypatch.delenv("JAX_COORDINATOR_PORT", raising=False)
     monkeypatch.setattr(sys, "excepthook", lambda *error: None)
+    monkeypatch.setattr(distributed, "_joined", [])
     calls = []
     monkeypatch.setattr(
         jax.distributed,
