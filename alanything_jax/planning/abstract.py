@@ -63,6 +63,7 @@ def abstract(experiment: Experiment, devices: list[Any]) -> Abstract:
             "it all of them, such as --compute.mesh fsdp=-1."
         )
     table = meshes.check(mesh, compute.rules)
+    step.check_block(compute, mesh)
     model = describe(experiment.model)
     program = program_of(experiment, model.config)
     trainable, frozen, rates = _parameters(experiment, program, model, mesh, table)

@@ -29,7 +29,7 @@ from alanything_jax.sharding import distributed, pjit, rules
 from alanything_jax.sharding import mesh as meshes
 from alanything_jax.training import optimizer as optimizers
 from alanything_jax.training import reference
-from alanything_jax.training.step import Compute, Flat, Program, run_role
+from alanything_jax.training.step import Compute, Flat, Program, check_block, run_role
 
 Say = Callable[[str], None]
 
@@ -175,6 +175,7 @@ def load(
             "--compute.rows-per-microbatch 0."
         )
     table = meshes.check(mesh, experiment.compute.rules)
+    check_block(experiment.compute, mesh)
     bundle = load_model(
         experiment.model,
         scores_trained(experiment.algorithm),

@@ -76,6 +76,17 @@ class Compute:
     rules: str = "fsdp"
 
 
+def check_block(compute: Compute, mesh: jax.sharding.Mesh) -> None:
+    """Raise ValueError where a TPU's kernel cannot take the blocks that are asked for."""
+    fits = compute.block % 128 == 0 or compute.block >= compute.row_tokens
+    tpu = mesh.devices.flat[0].platform == "tpu"
+    if tpu and compute.attention == "flash" and not fits:
+        raise ValueError(
+            f"compute.block {compute.block}: on a TPU attention=flash takes blocks of a "
+            "multiple of 128 tokens, such as --compute.block 512."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """What is static in every compiled part.

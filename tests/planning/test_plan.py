@@ -150,6 +150,11 @@ def test_what_the_compiler_says_is_missing(message, needed):
     assert plan._needed(message, 3.0) == needed
 
 
+def test_blocks_that_a_tpu_cannot_take_are_named():
+    with pytest.raises(ValueError, match="compute.block 64.*--compute.block 512"):
+        plan.plan(recipe(block=64), "v5e:4x4", say=str)
+
+
 def test_a_mesh_axis_that_no_rule_uses_is_refused():
     mesh = ("fsdp=2", "tensor=2")
     with pytest.raises(ValueError, match="tensor=2.*--compute.rules fsdp_tensor or"):
