@@ -11,6 +11,7 @@ mkdocs runs it as a hook (mkdocs.yml). `pages()` maps a place in the site to its
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -36,11 +37,8 @@ import _tables as tables  # noqa: E402
 COMMAND = re.compile(r"^\s*(alanything \S.*?)(?:\s{2,}(.*))?$")
 # Field of a plan's figures (`planning.plan.Plan.to_json`) -> column, how it is written.
 COLUMNS = {
-    "recipe": ("recipe", str),
-    "topology": ("topology", str),
-    "chips": ("chips", str),
-    "hbm_gib_per_chip": ("HBM, GiB a chip", "{:.1f}".format),
-    "hbm_limit_gib": ("limit", "{:.1f}".format),
+    "recipe": ("recipe", "`{}`".format),
+    "hbm_gib_per_chip": ("GiB a chip", "{:.1f}".format),
     "fits": ("fits", lambda fits: "yes" if fits else "**no**"),
     "estimated_step_s": ("step, s", "{:.2f}".format),
     "estimated_mfu": ("MFU", "{:.0%}".format),
@@ -149,31 +147,47 @@ def recipes(plans: Path) -> str:
 
 
 def plan_tables(folder: Path) -> str:
-    """What `alanything plan --json` wrote into docs/plans, as a table."""
+    """What `alanything plan --json` wrote into docs/plans: a table for each topology."""
     files = sorted(folder.glob("*.json"))
     head = (
         "## Plans for TPUs { #plans }\n\nMemory is the TPU compiler's own; step, MFU and "
         "tokens/s are estimates put together from its cycles "
         "([`alanything plan`](reference/commands.md#plan)). "
-        "None of it was measured on a chip."
+        "None of it was measured on a chip. MFU is with the collectives that the schedule "
+        "leaves in the open, and with all of them hidden."
     )
     if not files:
         return head + " No plan is stored in `docs/plans/` yet: `--json` writes one."
-    rows = []
+    groups: dict[tuple, list[list[str]]] = {}
     for file in files:
-        found = json.loads(file.read_text("utf-8"))
-        for plan in found if isinstance(found, list) else [found]:
-            cells = [
-                "–" if plan[key] is None else write(plan[key])
-                for key, (_, write) in COLUMNS.items()
-            ]
-            options = " ".join(plan.get("options", ()))
-            cells.append(f"`{options}`" if options else "")
-            if plan["slices"] > 1:
-                cells[1] = f"{plan['slices']} x {cells[1]}"
-            rows.append([*cells, f"[JSON](plans/{file.name})"])
+        plan = json.loads(file.read_text("utf-8"))
+        cells = [
+            "–" if plan[key] is None else write(plan[key])
+            for key, (_, write) in COLUMNS.items()
+        ]
+        cells.append(" ".join(plan.get("options", ())))
+        which = (plan["chips"], plan["topology"], plan["slices"], plan["hbm_limit_gib"])
+        groups.setdefault(which, []).append([*cells, f"[JSON](plans/{file.name})"])
     names = [name for name, _ in COLUMNS.values()] + ["with", "figures"]
-    return head + "\n\n" + table(names, rows)
+    out = [head]
+    for (chips, topology, slices, limit), rows in sorted(groups.items()):
+        place = topology if slices == 1 else f"{slices} x {topology}"
+        many = "one chip" if chips == 1 else f"{chips} chips"
+        out.append(f"### {place}: {many} of {limit:g} GiB")
+        if usual := _said_once(rows):
+            out.append(f"With `{usual}`, where no other is named.")
+        out.append(table(names, rows))
+    return "\n\n".join(out)
+
+
+def _said_once(rows: list[list[str]]) -> str:
+    """The options of most rows, which are then not repeated in them; "" if these vary."""
+    usual, count = collections.Counter(row[-2] for row in rows).most_common(1)[0]
+    usual = usual if count > 1 else ""
+    for row in rows:
+        other = f"`{row[-2]}`" if row[-2] else "as it is"
+        row[-2] = "" if row[-2] == usual else other
+    return usual
 
 
 # -- commands

@@ -131,13 +131,24 @@ def test_every_recipe_has_a_row_and_a_command():
         assert any(f"configs/{name}" in line for line, _ in found), name
 
 
-def test_plans_become_a_table(tmp_path):
+def test_plans_become_tables(tmp_path):
     assert "No plan is stored" in MAKE.plan_tables(tmp_path)
     figures = dict.fromkeys(MAKE.COLUMNS) | {"recipe": "r", "topology": "v5e:2x2"}
     figures |= {"chips": 8, "slices": 2, "fits": False, "hbm_gib_per_chip": 17.06}
-    (tmp_path / "a.json").write_text(json.dumps(figures))
+    figures |= {"hbm_limit_gib": 15.75, "options": ["--compute.remat", "full"]}
+    others = ({}, {"recipe": "s"}, {"recipe": "t", "options": []})
+    for n, more in enumerate(
+        (*others, {"topology": "v5e:1x1", "slices": 1, "chips": 1})
+    ):
+        (tmp_path / f"{n}.json").write_text(json.dumps(figures | more))
     shown = MAKE.plan_tables(tmp_path)
-    assert "| r | 2 x v5e:2x2 | 8 | 17.1 | – | **no** | – |" in shown
+    assert (
+        "### 2 x v5e:2x2: 8 chips of 15.75 GiB\n\nWith `--compute.remat full`" in shown
+    )
+    assert "| `r` | 17.1 | **no** | – | – | – | – |  | [JSON](plans/0.json)" in shown
+    assert "| as it is | [JSON](plans/2.json)" in shown
+    alone = shown.partition("### v5e:1x1: one chip")[2]
+    assert "| `--compute.remat full` | [JSON](plans/3.json)" in alone
 
 
 def test_reference_names_every_field_and_verb():
