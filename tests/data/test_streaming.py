@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import threading
@@ -96,7 +97,8 @@ def test_training_goes_on_after_a_stop_bit_for_bit(tmp_path, monkeypatch):
 
     @contextlib.contextmanager
     def asked_to_stop():
-        yield lambda step: step == 3
+        asked = itertools.count(1)
+        yield lambda: next(asked) == 3
 
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "preemption", asked_to_stop)

@@ -192,6 +192,7 @@ def test_what_a_run_in_a_bucket_took_time_for_is_kept(bucket, tmp_path, monkeypa
     assert run_dir.locate("gs://bucket/run").goodput.read_text() == pushed
 
 
+@pytest.mark.slow
 def test_rollouts_of_a_run_in_a_bucket_come_back_from_it(bucket):
     """Step 3 is of a rollout that step 2's checkpoint lies in the middle of."""
     small = recipes.load(RECIPE.with_name("online_recipe.py"))

@@ -164,7 +164,9 @@ def test_a_mesh_axis_that_no_rule_uses_is_refused():
         plan.plan(recipe(mesh=mesh), "v5e:2x2", say=str)
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "tpu7x:2x2x1"])
+@pytest.mark.parametrize(
+    "name", ["v4:2x2x1", pytest.param("tpu7x:2x2x1", marks=pytest.mark.slow)]
+)
 def test_generations_that_have_two_cores_a_chip(name):
     """A v4 chip is one device to JAX, a tpu7x two; figures are of a chip."""
     found = plan.plan(recipe(mesh=("fsdp=-1",)), name, say=str).to_json()

@@ -108,6 +108,7 @@ def test_every_prompt_of_a_pass_is_seen_once(tmp_path):
     assert sorted(seen) == sorted([*range(size), *range(size)])
 
 
+@pytest.mark.slow
 def test_rollouts_of_one_device_replayed_on_eight(tmp_path):
     mixed = recipe(PPO(kl_weight=0.1), steps=3, **PASSES)
     experiment = CHANGE(mixed, model=CHANGE(mixed.model, compute_dtype="float32"))
