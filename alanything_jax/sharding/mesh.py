@@ -51,9 +51,10 @@ def make(
         rest, over = divmod(len(devices), known)
         if over or list(given.values()).count(-1) > 1:
             raise ValueError(
-                f"mesh {' '.join(sizes)}: {len(devices)} devices are left to no whole "
-                f"number by axes of {known} together, or to two axes. Give sizes whose "
-                "product divides the devices, and one -1 at most."
+                f"mesh {' '.join(sizes)}: {len(devices)} devices cannot be dealt out "
+                f"evenly over axes of {known} together and one that takes the rest. Give "
+                "one -1 at most, and sizes whose product divides the devices, such as "
+                "fsdp=-1 alone."
             )
         given = {axis: rest if size < 0 else size for axis, size in given.items()}
     shape = tuple(given.get(axis, 1) for axis in MESH_AXES)

@@ -16,9 +16,9 @@ from alanything_jax.sharding import mesh as meshes
         # A recipe for 16 chips on these 8: nothing is left for replica.
         (
             ("replica=-1", "fsdp=16"),
-            "8 devices are left to no whole number by axes of 16",
+            "8 devices cannot be dealt out evenly over axes of 16",
         ),
-        (("replica=-1", "fsdp=3"), "no whole number by axes of 3"),
+        (("replica=-1", "fsdp=3"), "evenly over axes of 3"),
         (("replica=-1", "fsdp=-1"), "one -1 at most"),
         (("fsdp=16",), "asks for 16 devices"),
     ],
