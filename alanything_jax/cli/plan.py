@@ -73,10 +73,9 @@ def main(argv: Sequence[str]) -> int:
     if not fits:
         return 1
     accelerator = topology.accelerator(taken["--topology"])
-    words = ["llf" if isinstance(call.experiment, LLF) else "train", *argv]
-    if not isinstance(call.experiment, LLF):
-        # What `--fit` found is of a training; a stage's fields have longer names.
-        words += found
+    # What `--fit` found is of a training; a stage's fields have longer names.
+    whole = isinstance(call.experiment, LLF)
+    words = ["llf", *argv] if whole else ["train", *argv, *found]
     print(
         f"next: ACCELERATOR={accelerator} bash tpu_scripts/create.sh, then on it "
         f"alanything {' '.join(words)}"

@@ -30,13 +30,13 @@ def candidates(
         compute = change(compute, mesh=(*whole, "fsdp=-1"))
         options += ("--compute.mesh", *compute.mesh)
         yield change(experiment, compute=compute), options
-    rows = compute.rows_per_microbatch
+    rows, fewer = compute.rows_per_microbatch, ()
     while rows and rows % 2 == 0:
         rows //= 2
         fewer = ("--compute.rows_per_microbatch", str(rows))
         compute = change(compute, rows_per_microbatch=rows)
         yield change(experiment, compute=compute), options + fewer
-    options += fewer if rows != experiment.compute.rows_per_microbatch else ()
+    options += fewer
     if experiment.model.param_dtype != "bfloat16":
         model = change(experiment.model, param_dtype="bfloat16")
         options += ("--model.param_dtype", "bfloat16")

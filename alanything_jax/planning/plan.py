@@ -156,11 +156,13 @@ def plan(experiment: Experiment, name: str, slices: int = 1, say: Say = print) -
             advice=advice(experiment, live, chip),
         )
     took = time.perf_counter() - start
-    hbm = _memory(parts, live, modules)
+    # Printed and read once: a module has megabytes of text.
+    texts = {part: module.as_text() for part, module in modules.items()}
+    hbm = _memory(parts, live, modules, texts["accumulate"])
     fits = sum(hbm.values()) <= chip.hbm_gib
     tokens = parts.microbatches * math.prod(parts.accumulate[1][2].tokens.shape)
-    seconds, collectives, strangers = _time(parts, chip, modules, name)
-    moved = chip.cores * _bytes(parts, modules)
+    seconds, collectives, strangers = _time(parts, chip, texts, name)
+    moved = chip.cores * _bytes(parts, texts)
     program, model, lookup = flops.of_step(parts, tokens)
     return Plan(
         **basics,
@@ -214,7 +216,7 @@ def _compile(part, mesh, flags):
         return function.lower(*arguments).compile(compiler_options=options)
 
 
-def _memory(parts, live, modules):
+def _memory(parts, live, modules, text):
     """GiB by kind at the fullest moment: while gradients are made, mostly."""
     temp = {
         name: module.memory_analysis().temp_size_in_bytes / GIB
@@ -222,7 +224,7 @@ def _memory(parts, live, modules):
     }
     # All microbatches of a step lie there, and for a moment stacked, too.
     batch = parts.microbatches * per_device(parts.accumulate[1][2:4])
-    held = activations(modules["accumulate"].as_text(), parts) / GIB
+    held = activations(text, parts) / GIB
     held = min(held, temp["accumulate"])
     rest = temp["accumulate"] - held
     moments = [{**live, "batch": batch, "activations": held, "temporaries": rest}]
@@ -260,12 +262,10 @@ def activations(text: str, parts: Any) -> int:
     return most
 
 
-def _time(parts, chip, modules, name):
+def _time(parts, chip, texts, name):
     """Seconds of a step by component, its collectives, and kernels of unknown work."""
     visited = flops.mean_visited(*_example(parts))
-    events = {
-        part: hlo.events(module.as_text(), visited) for part, module in modules.items()
-    }
+    events = {part: hlo.events(text, visited) for part, text in texts.items()}
     update, times = events.pop("apply"), parts.microbatches
     kernels, strangers = 0.0, set()
     for part, found in events.items():
@@ -312,14 +312,13 @@ def _time(parts, chip, modules, name):
     return seconds, found, tuple(sorted(strangers))
 
 
-def _bytes(parts, modules):
+def _bytes(parts, texts):
     """That a step moves between memory and cores, on one device."""
     visited = flops.mean_visited(*_example(parts))
-    runs = {"apply": 1}
     return sum(
-        runs.get(part, parts.microbatches)
-        * traffic.of_module(module.as_text(), visited)
-        for part, module in modules.items()
+        (1 if part == "apply" else parts.microbatches)
+        * traffic.of_module(text, visited)
+        for part, text in texts.items()
     )
 
 
@@ -359,8 +358,7 @@ def _kernel_flops(parts, event, part):
     rows, _ = batch.tokens.sharding.shard_shape(batch.tokens.shape)
     _, pairs = flops.visible_share(*_example(parts))
     shared = parts.mesh.shape["tensor"] * parts.mesh.shape["sequence"]
-    heads = cfg.num_heads / shared
-    return 2 * dots * pairs * rows * heads * cfg.head_width
+    return dots * flops.kernel_dot(cfg, pairs * rows) / shared
 
 
 def advice(experiment: Experiment, live, chip) -> tuple[str, ...]:

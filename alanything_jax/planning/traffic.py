@@ -115,8 +115,6 @@ def _read(part, readers):
             total += _read(reader, readers)
         elif reader.kind == "dynamic-slice":
             total += sum(reader.sizes)
-        elif reader.kind == "dynamic-update-slice" and operands(reader)[0] == part.name:
-            total += 0  # Written into in place.
-        else:
-            return sum(part.sizes)
+        elif reader.kind != "dynamic-update-slice" or operands(reader)[0] != part.name:
+            return sum(part.sizes)  # What is only written into, in place, is not read.
     return total

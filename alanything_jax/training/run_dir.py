@@ -114,7 +114,8 @@ def locate(path: str | Path, to_read: bool = False) -> RunDir:
         shutil.rmtree(run.path, ignore_errors=True)
         run.path.mkdir(parents=True)
         pull(run, "*.json*")
-        pull(run, "reference/*.npz")
+        if not to_read:
+            pull(run, "reference/*.npz")
         if run.goodput.exists() and spent.startswith(run.goodput.read_text()):
             run.goodput.write_text(spent)
     return run
